@@ -1,0 +1,1 @@
+"""A Slurm controller for hyperparameter optimisation of language models."""

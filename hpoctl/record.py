@@ -1,0 +1,75 @@
+"""What a study remembers, as frozen values: trials, workers and their sums.
+
+Written by `study/`, read by everything above it; knows neither Optuna nor SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from hpoctl.space import Params
+
+
+class TrialState(StrEnum):
+    """Optuna's states, in the words of `hpoctl status`."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial of a study. Times are UTC; `steps` maps a step to the reported value.
+
+    `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `seed`, and every
+    further value that the objective returned.
+    """
+
+    number: int
+    state: TrialState
+    values: tuple[float, ...] | None = None
+    params: Params = field(default_factory=dict)
+    steps: Mapping[int, float] = field(default_factory=dict)
+    started: datetime | None = None
+    ended: datetime | None = None
+    attrs: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from claim to end, or None while it has not ended."""
+        if self.started is None or self.ended is None:
+            return None
+        return (self.ended - self.started).total_seconds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """One worker's life, as it wrote it to the study itself. Times are seconds since 1970."""
+
+    task: str
+    node: str
+    pid: int
+    gpus: int
+    started_at: float
+    ready_at: float | None = None
+    training_s: float = 0.0
+    trials: int = 0
+    trial: int | None = None
+    seen_at: float = 0.0
+    ended_at: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A study at a glance: counts by state, the best trial, the workers."""
+
+    counts: Mapping[TrialState, int]
+    best: TrialRecord | None
+    workers: tuple[WorkerRecord, ...]

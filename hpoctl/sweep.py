@@ -1,0 +1,322 @@
+"""The Sweep: one validated configuration as frozen values.
+
+The field names here are the keys of the sweep file. This module knows no YAML: `config.py` reads
+the file and gives every complaint raised here its line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from hpoctl.space import SearchSpace
+
+PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2})(?::(\d{2}))?")
+_UNITS = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+)s)?")
+
+
+def parse_duration(value: object) -> timedelta:
+    """`2h`, `1h 30m`, `45s` or Slurm's `D-HH:MM:SS` and `HH:MM:SS`, as a timedelta.
+
+    Raises ValueError on anything else; a bare number is refused, as its unit would be a guess.
+    """
+    text = str(value).strip()
+    if text and (match := _UNITS.fullmatch(text)):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    elif match := _CLOCK.fullmatch(text):
+        # Slurm reads A:B as minutes:seconds, but D-A:B as hours:minutes (man sbatch, --time).
+        days, first, second = (int(part or 0) for part in match.group(1, 2, 3))
+        if match[4] is not None:
+            hours, minutes, seconds = first, second, int(match[4])
+        elif match[1] is not None:
+            hours, minutes, seconds = first, second, 0
+        else:
+            hours, minutes, seconds = 0, first, second
+    else:
+        raise PydanticCustomError(
+            "duration",
+            "{given} is not a time: write 30m, 2h, 1h 30m or 1-12:00:00",
+            {"given": repr(value)},
+        )
+    length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if not length:
+        raise PydanticCustomError("duration", "a time of zero leaves nothing to run", {})
+    return length
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+def one_line(value: object) -> object:
+    """Refuses text that would break out of its line in a script."""
+    if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
+        raise PydanticCustomError("one_line", "must be one line, without control characters", {})
+    return value
+
+
+Line = Annotated[str, BeforeValidator(one_line), Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
+
+Positive = Annotated[int, Field(strict=True, ge=1)]
+NotNegative = Annotated[int, Field(strict=True, ge=0)]
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for a mistyped word: the nearest known one, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+class _Values(BaseModel):
+    """Frozen, and refuses an unknown key with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: object) -> object:
+        if isinstance(given, Mapping):
+            for key in given:
+                if key not in cls.model_fields:
+                    hint = nearest(str(key), list(cls.model_fields))
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint}
+                    )
+        return given
+
+
+class Mode(StrEnum):
+    """The shape of the plan."""
+
+    BATCH = "batch"
+    SEQUENTIAL = "sequential"
+    ASYNC = "async"
+
+
+class BackendName(StrEnum):
+    """The batch system that the plan is given to."""
+
+    SLURM = "slurm"
+    LOCAL = "local"
+
+
+class Metric(_Values):
+    """What is measured, and which way is better."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$")]
+    goal: Literal["minimize", "maximize"] = "minimize"
+
+
+class Budget(_Values):
+    """What a sweep may spend; a grid or a manual list knows its own number of trials."""
+
+    trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    gpu_hours: Annotated[float, Field(strict=True, gt=0)] | None = None
+    time: Duration | None = None
+
+
+class Gpus(_Values):
+    """GPUs of one worker, as Slurm counts them."""
+
+    count: int
+    type: str | None = None
+
+
+def _parse_gpus(value: object) -> Gpus:
+    match = re.fullmatch(r"(?:([A-Za-z][A-Za-z0-9_.-]*):)?(\d+)", str(value))
+    if not match:
+        raise PydanticCustomError(
+            "gpus", "{given} is not a number of GPUs: write 1, or A100:1", {"given": repr(value)}
+        )
+    return Gpus(count=int(match[2]), type=match[1])
+
+
+class Resources(_Values):
+    """What one worker asks Slurm for; `sbatch` holds further flags, passed on as they stand."""
+
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    gpus: Annotated[Gpus, BeforeValidator(_parse_gpus)] = Gpus(count=0)
+    cpus: Positive = 1
+    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
+    time: Duration = timedelta(hours=1)
+    setup: tuple[Line, ...] = ()
+    sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
+
+
+class Storage(_Values):
+    """Where the study lives; never a password. At most one key; none is a journal file."""
+
+    url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    url_file: Line | None = None
+    sqlite: Line | None = None
+    journal: Line | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Storage:
+        given = self.model_dump(exclude_none=True)
+        if len(given) > 1:
+            raise PydanticCustomError(
+                "storage", "give only one of {keys}", {"keys": ", ".join(given)}
+            )
+        return self
+
+
+class Grid(_Values):
+    """Every cell of the space, each once."""
+
+    name: Literal["grid"] = "grid"
+
+
+class Random(_Values):
+    """Independent random points, drawn when the sweep is submitted."""
+
+    name: Literal["random"] = "random"
+
+
+class Manual(_Values):
+    """A list of points, each nested as the search space is."""
+
+    name: Literal["manual"] = "manual"
+    points: tuple[Mapping[str, Any], ...]
+
+
+class Tpe(_Values):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), as Optuna builds it."""
+
+    name: Literal["tpe"] = "tpe"
+    n_startup_trials: Positive = 10
+    multivariate: Annotated[bool, Field(strict=True)] = True
+
+
+class NoPruner(_Values):
+    """Every trial runs to its end."""
+
+    name: Literal["none"] = "none"
+
+
+class Median(_Values):
+    """Ends a trial that is worse than the median of the finished ones at its step."""
+
+    name: Literal["median"] = "median"
+    n_startup_trials: NotNegative = 5
+    n_warmup_steps: NotNegative = 0
+    interval_steps: Positive = 1
+
+
+class Asha(_Values):
+    """Asynchronous successive halving (Li et al. 2018), as Optuna builds it."""
+
+    name: Literal["asha"] = "asha"
+    min_resource: Positive = 1
+    reduction_factor: Annotated[int, Field(strict=True, ge=2)] = 4
+    min_early_stopping_rate: NotNegative = 0
+
+
+Sampler = Annotated[Grid | Random | Manual | Tpe, Field(discriminator="name")]
+Pruner = Annotated[NoPruner | Median | Asha, Field(discriminator="name")]
+
+
+def _parse_mode(value: object) -> Mode | None:
+    if value in (None, "auto"):
+        return None
+    try:
+        return Mode(str(value))
+    except ValueError:
+        hint = nearest(str(value), [*Mode, "auto"])
+        raise PydanticCustomError("mode", "{given} is not known; {hint}", {"given": repr(value), "hint": hint}) from None
+
+
+class Estimate(_Values):
+    """What the user expects of one trial and of one start; lets a plan count in hours."""
+
+    trial: Duration
+    startup: Duration = timedelta(minutes=1)
+
+
+def _named(value: object) -> object:
+    """`tpe` stands for `{name: tpe}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Sweep(_Values):
+    """One sweep file."""
+
+    study: Line = Field(max_length=200)
+    objective: Line | None = None
+    command: tuple[str, ...] | None = None
+    objective_args: Mapping[str, Any] = Field(default_factory=dict)
+    metrics: tuple[Metric, ...] = (Metric(name="value"),)
+    search_space: SearchSpace
+    sampler: Annotated[Sampler, BeforeValidator(_named)] = Tpe()
+    pruner: Annotated[Pruner, BeforeValidator(_named)] = NoPruner()
+    mode: Annotated[Mode | None, BeforeValidator(_parse_mode)] = None  # None is auto
+    backend: BackendName = BackendName.SLURM
+    workers: Positive = 1
+    trials_per_task: Positive = 1
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+    estimate: Estimate | None = None
+    storage: Storage = Storage()
+    seed: NotNegative = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Sweep:
+        for key, message in _contradictions(self):
+            raise PydanticCustomError("contradiction", "{text}", {"key": key, "text": message})
+        return self
+
+    @property
+    def trials(self) -> int:
+        """The budget in trials, exactly."""
+        if isinstance(self.sampler, Grid):
+            return self.search_space.size() or 0
+        if isinstance(self.sampler, Manual):
+            return len(self.sampler.points)
+        assert self.budget.trials is not None, "refused by validation"
+        return self.budget.trials
+
+
+def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    """What no single key shows: the key to change, and what to change."""
+    if (sweep.objective is None) == (sweep.command is None):
+        yield "objective", "give either 'objective' or 'command'"
+    if sweep.command == ():
+        yield "command", "is empty: name a program, [python, train.py]"
+    names = [metric.name for metric in sweep.metrics]
+    if not names:
+        yield "metrics", "is empty: name at least one metric"
+    if len(set(names)) < len(names):
+        yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
+    if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
+        yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    yield from _budget_contradictions(sweep)
+
+
+def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    given = sweep.budget.trials
+    if isinstance(sweep.sampler, Grid):
+        try:
+            cells = len(list(sweep.search_space.grid()))
+        except ValueError as wrong:
+            yield "sampler", f"grid: {wrong}"
+            return
+        if given not in (None, cells):
+            yield "budget", f"the grid has {cells} cells, not {given}: leave 'trials' out"
+    elif isinstance(sweep.sampler, Manual):
+        points = len(sweep.sampler.points)
+        if not points:
+            yield "sampler", "manual: 'points' is empty: list at least one"
+        if given not in (None, points):
+            yield "budget", f"the list has {points} points, not {given}: leave 'trials' out"
+    elif given is None:
+        yield "budget", f"'trials' is missing: {sweep.sampler.name} needs a number of trials"

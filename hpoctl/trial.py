@@ -1,0 +1,67 @@
+"""What an objective may import: the Trial that it is given, and Pruned, which it may raise.
+
+An objective runs in a child process of the worker. It never sees the study or its password:
+`report` crosses a pipe to the worker, which writes to the study and answers "prune" or "go on".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+Outcome = float | Sequence[float] | Mapping[str, float]
+
+
+class Pruned(Exception):
+    """Raised by an objective to end its trial early as PRUNED."""
+
+
+class Trial(Protocol):
+    """One trial, as its objective sees it."""
+
+    @property
+    def number(self) -> int:
+        """Number in the study, from 0."""
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """The parameters, nested as in the sweep file: `trial.params["lora"]["r"]`."""
+
+    @property
+    def args(self) -> Mapping[str, object]:
+        """`objective_args` of the sweep file, as they stand there."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of this trial, from the sweep's seed and the trial's number; below 2**31."""
+
+    @property
+    def dir(self) -> Path:
+        """Folder for checkpoints and other files; the same one if the trial is run again."""
+
+    @property
+    def cpus(self) -> int:
+        """CPU cores that the trial may use."""
+
+    def report(self, value: float, step: int, **extra: float) -> None:
+        """Give the first metric's value at `step`; `extra` values go to `metrics.jsonl` only."""
+
+    def should_prune(self) -> bool:
+        """Whether the pruner, asked at the last report, wants the trial to end."""
+
+
+class Objective(Protocol):
+    """Runs one trial and returns its value: one number, one a metric, or a mapping by name.
+
+    Names in a mapping that are not metrics of the sweep are kept with the trial as a record.
+    """
+
+    def __call__(self, trial: Trial, /) -> Outcome: ...
+
+
+def derive_seed(study_seed: int, number: int) -> int:
+    """Seed of trial `number`: the same on every worker and every retry; below 2**31."""
+    digest = hashlib.sha256(f"{study_seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -6,6 +6,7 @@ The only module that knows YAML (1.2, so that `1e-6` is a number and `no` is a w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -63,11 +64,10 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Sweep:
 
 def dump(tree: Mapping[str, object]) -> str:
     """A nested mapping as YAML 1.2 text, in its own order."""
-    from io import StringIO
-
     out = StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
+    yaml.width = 10**9  # folding would change runs of spaces in a long text
     yaml.dump(dict(tree), out)
     return out.getvalue()
 
@@ -129,7 +129,9 @@ def _complaint(wrong: ValidationError) -> _Complaint:
     error = wrong.errors()[0]
     place: Place = error["loc"]
     context = error.get("ctx", {})
-    if "key" in context:
+    if error["type"] == "contradiction":
+        place = tuple(context["key"].split("."))
+    elif "key" in context:
         place = (*place, context["key"])
     match error["type"]:
         case "missing":
@@ -155,7 +157,7 @@ def _input_error(error: ErrorDetails) -> str:
 
 
 _OWN_ERRORS = frozenset(
-    ("unknown_key", "duration", "one_line", "gpus", "storage", "contradiction", "mode")
+    ("unknown_key", "duration", "one_line", "gpus", "storage", "password", "contradiction", "mode")
 )
 
 

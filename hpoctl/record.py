@@ -65,6 +65,42 @@ class WorkerRecord:
     ended_at: float | None = None
     reason: str | None = None
 
+    def gpu_hours(self, now: float) -> float:
+        """GPU-hours of this life so far, from its start to its end or to `now`."""
+        return self.gpus * ((self.ended_at or now) - self.started_at) / 3600
+
+
+class TaskState(StrEnum):
+    """What the batch system says of an array task; any other word of it is UNKNOWN."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETING = "COMPLETING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PREEMPTED = "PREEMPTED"
+    SUSPENDED = "SUSPENDED"
+    REQUEUED = "REQUEUED"
+    UNKNOWN = "UNKNOWN"
+
+    @classmethod
+    def _missing_(cls, value: object) -> TaskState:
+        return cls.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One array task as the batch system sees it now."""
+
+    task: str
+    state: TaskState
+    node: str | None = None
+    reason: str | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

@@ -12,13 +12,16 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpoctl.space import SearchSpace
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
+TRIAL_PLACEHOLDERS = ("trial.number", "trial.dir", "trial.seed", "trial.params")
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2})(?::(\d{2}))?")
 _UNITS = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+)s)?")
 
@@ -140,7 +143,11 @@ def _parse_gpus(value: object) -> Gpus:
 
 
 class Resources(_Values):
-    """What one worker asks Slurm for; `sbatch` holds further flags, passed on as they stand."""
+    """What one worker asks Slurm for.
+
+    `setup` lines run in the allocation before the worker; `python` starts it (without: the one
+    that runs hpoctl now); `sbatch` holds further flags, passed on as they stand.
+    """
 
     partition: Word | None = None
     account: Word | None = None
@@ -150,12 +157,22 @@ class Resources(_Values):
     mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
     time: Duration = timedelta(hours=1)
     setup: tuple[Line, ...] = ()
+    python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
+
+
+def _without_password(url: str) -> str:
+    if urlsplit(url).password is not None:
+        raise PydanticCustomError(
+            "password", "a password must not stand here: use url_env, url_file or ~/.pgpass", {}
+        )
+    return url
 
 
 class Storage(_Values):
     """Where the study lives; never a password. At most one key; none is a journal file."""
 
+    url: Annotated[Line, AfterValidator(_without_password)] | None = None
     url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     url_file: Line | None = None
     sqlite: Line | None = None
@@ -292,6 +309,12 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "objective", "give either 'objective' or 'command'"
     if sweep.command == ():
         yield "command", "is empty: name a program, [python, train.py]"
+    known = [*sweep.search_space.parameters, *TRIAL_PLACEHOLDERS]
+    for word in sweep.command or ():
+        for match in PLACEHOLDER.finditer(word):
+            if match[1] is not None and match[1] not in known:
+                hint = nearest(match[1], known)
+                yield "command", f"{{{match[1]}}} is not in the search space; {hint}"
     names = [metric.name for metric in sweep.metrics]
     if not names:
         yield "metrics", "is empty: name at least one metric"
@@ -306,10 +329,12 @@ def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
     given = sweep.budget.trials
     if isinstance(sweep.sampler, Grid):
         try:
-            cells = len(list(sweep.search_space.grid()))
+            for name, distribution in sweep.search_space.parameters.items():
+                distribution.grid()
         except ValueError as wrong:
-            yield "sampler", f"grid: {wrong}"
+            yield f"search_space.{name}", f"{wrong}; sampler: grid takes each value once"
             return
+        cells = sweep.search_space.size()
         if given not in (None, cells):
             yield "budget", f"the grid has {cells} cells, not {given}: leave 'trials' out"
     elif isinstance(sweep.sampler, Manual):

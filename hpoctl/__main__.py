@@ -1,0 +1,5 @@
+"""`python -m hpoctl` is `hpoctl`."""
+
+from hpoctl.cli import main
+
+main()

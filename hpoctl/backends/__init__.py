@@ -1,0 +1,1 @@
+"""Backends: each is one batch system behind the functions of `control.Backend`."""

@@ -1,0 +1,150 @@
+"""The local backend: the same scripts on this machine, started by submitit's local executor.
+
+One submitit job works off one array: it waits for the array before it, then keeps at most
+`at_once` tasks running. It outlives the terminal that started it and ends with its tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpoctl.plan import JobArray, Limits
+from hpoctl.record import TaskRecord, TaskState
+from hpoctl.rundir import RunDir
+from hpoctl.script import body, exports
+from hpoctl.sweep import Sweep
+
+_YEAR_MIN = 365 * 24 * 60  # submitit wants a timeout; a local worker has no walltime
+_POLL_S = 0.1
+_KILL_WAIT_S = 10.0  # from SIGTERM to SIGKILL, as Slurm's KillWait
+
+
+def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
+    """The script of every task of an array: exports, and the worker's script verbatim."""
+    variables = {**exports(array, sweep, run_dir), "HPOCTL_WALLTIME_S": ""}
+    return "\n".join(["#!/bin/bash", "", body(variables)])
+
+
+def submit(script: Path, array: JobArray, run_dir: RunDir, *, after: str | None) -> str:
+    """Starts an array in the background and gives its id, a process id."""
+    import submitit
+
+    executor = submitit.LocalExecutor(folder=run_dir.logs / "submitit")
+    executor.update_parameters(timeout_min=_YEAR_MIN)
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")  # submitit would empty it
+    with _detached(run_dir.logs / "submitit.log"):
+        job = executor.submit(run_array, script, array, run_dir.logs, after, devices)
+    return str(job.job_id)
+
+
+@contextmanager
+def _detached(log: Path) -> Iterator[None]:
+    """Processes started inside outlive the terminal and write to `log`, not to our pipes."""
+    ignored = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGHUP)}
+    kept = [os.dup(fd) for fd in (0, 1, 2)]
+    try:
+        with open(os.devnull) as nothing, log.open("a") as out:
+            for fd, stream in enumerate((nothing, out, out)):
+                os.dup2(stream.fileno(), fd)
+        yield
+    finally:
+        for fd, copy in enumerate(kept):
+            os.dup2(copy, fd)
+            os.close(copy)
+        for sig, handler in ignored.items():
+            signal.signal(sig, handler)
+
+
+def run_array(
+    script: Path, array: JobArray, logs: Path, after: str | None, devices: str | None
+) -> None:
+    """Runs all tasks of an array to their end; SIGTERM ends them as scancel would."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+    while after is not None and _is_alive(after) and not stopped.is_set():
+        time.sleep(_POLL_S)
+    job, waiting = os.environ["SUBMITIT_LOCAL_JOB_ID"], list(range(array.tasks))
+    running: list[subprocess.Popen[bytes]] = []
+    while (waiting or running) and not stopped.is_set():
+        while waiting and len(running) < (array.at_once or array.tasks):
+            running.append(_start(script, f"{job}_{waiting.pop(0)}", logs, devices))
+        time.sleep(_POLL_S)
+        running = [task for task in running if task.poll() is None]
+    _end(running)
+
+
+def _start(
+    script: Path, task: str, logs: Path, devices: str | None
+) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "HPOCTL_TASK": task}
+    del env["CUDA_VISIBLE_DEVICES"]
+    if devices is not None:
+        each = devices.split(",")
+        env["CUDA_VISIBLE_DEVICES"] = each[int(task.rsplit("_")[1]) % len(each)]
+    with (logs / f"{task}.log").open("ab") as log:
+        return subprocess.Popen(
+            ["bash", str(script)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM to each task, and SIGKILL to its whole session where that is not enough."""
+    deadline = time.monotonic() + _KILL_WAIT_S
+    for task in running:
+        task.terminate()
+    for task in running:
+        try:
+            task.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(task.pid, signal.SIGKILL)
+            task.wait()
+
+
+def find(array: JobArray, study: str) -> str | None:
+    """Nothing: a local array whose submitter died before the ledger was written is not known."""
+    return None
+
+
+def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:
+    """All tasks of these arrays; they are alive as long as their array is."""
+    counts = {submission.id: submission.tasks for submission in run_dir.submissions()}
+    return tuple(
+        TaskRecord(
+            task=f"{array}_{index}",
+            state=TaskState.RUNNING if _is_alive(array) else TaskState.COMPLETED,
+        )
+        for array in ids
+        for index in range(counts.get(array, 0))
+    )
+
+
+def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
+    """Asks these arrays to end."""
+    for array in ids:
+        if _is_alive(array):
+            os.kill(int(array), signal.SIGTERM)
+
+
+def limits() -> Limits:
+    """This machine sets none."""
+    return Limits()
+
+
+def _is_alive(array: str) -> bool:
+    """Whether the process is there and is one of submitit's, as ids of processes come again."""
+    try:
+        return b"submitit" in Path(f"/proc/{array}/cmdline").read_bytes()
+    except OSError:
+        return False

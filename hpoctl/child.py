@@ -1,0 +1,137 @@
+"""The child's side of a trial: a forked process that runs the objective and reports over a pipe.
+
+Messages are JSON both ways. The child never sees the study: what it inherits of the storage's URL
+is the worker's memory, and the variable that held it is taken out of its environment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hpoctl.trial import Objective, Outcome, Pruned
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """What a child is sent to do: one trial, for these metrics, without these variables."""
+
+    number: int
+    params: Mapping[str, object]
+    args: Mapping[str, object]
+    seed: int
+    dir: Path
+    cpus: int
+    metrics: Sequence[str]
+    secrets: Sequence[str]
+
+
+@dataclass(slots=True)
+class ChildTrial:
+    """The Trial that an objective sees, in the child."""
+
+    errand: Errand
+    pipe: Connection
+    _prune: bool = field(default=False)
+
+    @property
+    def number(self) -> int:
+        return self.errand.number
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        return self.errand.params
+
+    @property
+    def args(self) -> Mapping[str, object]:
+        return self.errand.args
+
+    @property
+    def seed(self) -> int:
+        return self.errand.seed
+
+    @property
+    def dir(self) -> Path:
+        return self.errand.dir
+
+    @property
+    def cpus(self) -> int:
+        return self.errand.cpus
+
+    def report(self, value: float, step: int, **extra: float) -> None:
+        line = {"step": int(step), "value": float(value)}
+        line.update({name: float(number) for name, number in extra.items()})
+        with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps(line) + "\n")
+        self._send({"report": float(value), "step": int(step)})
+        self._prune = bool(json.loads(self.pipe.recv_bytes())["prune"])
+
+    def should_prune(self) -> bool:
+        return self._prune
+
+    def _send(self, message: Mapping[str, object]) -> None:
+        self.pipe.send_bytes(json.dumps(message).encode())
+
+
+def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Connection) -> None:
+    """The whole life of the child: runs the objective and sends what came of it."""
+    worker_end.close()  # a copy that the fork left here would hide the worker's death
+    _leave_the_worker_behind(errand)
+    try:
+        outcome = objective(ChildTrial(errand, pipe))
+        message = _result(outcome, errand.metrics)
+    except BaseException as raised:  # a SystemExit of a user's script is a failed trial too
+        if isinstance(raised, Pruned) or type(raised).__name__ == "TrialPruned":
+            message = {"pruned": True}
+        else:
+            traceback.print_exc()
+            message = {"error": traceback.format_exc()}
+    pipe.send_bytes(json.dumps(message).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # what the worker registered for its own exit is not ours to run
+
+
+def _leave_the_worker_behind(errand: Errand) -> None:
+    os.setpgrp()  # so that the worker can end the trial with all that it started
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for warning in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        # The worker decides, and the trial is finished. Not SIG_IGN, which programs would inherit.
+        signal.signal(warning, lambda number, frame: None)
+    for secret in errand.secrets:
+        os.environ.pop(secret, None)
+    log = os.open(errand.dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    random.seed(errand.seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(errand.seed)
+
+
+def _result(outcome: Outcome, metrics: Sequence[str]) -> dict[str, object]:
+    """The metrics' values in order, and what else the objective returned by name."""
+    if isinstance(outcome, Mapping):
+        missing = [name for name in metrics if name not in outcome]
+        if missing:
+            raise ValueError(
+                f"the objective returned {', '.join(outcome) or 'nothing'}, without {missing[0]}"
+            )
+        extras = {name: float(v) for name, v in outcome.items() if name not in metrics}
+        return {"values": [float(outcome[name]) for name in metrics], "extras": extras}
+    values = list(outcome) if isinstance(outcome, Sequence) else [outcome]
+    if len(values) != len(metrics) or isinstance(outcome, str):
+        raise ValueError(f"the objective returned {outcome!r}, not one number for each metric")
+    return {"values": [float(value) for value in values], "extras": {}}

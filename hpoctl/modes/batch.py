@@ -1,0 +1,62 @@
+"""batch: rounds of one array each; every task runs `trials_per_task` trials and leaves.
+
+Where the points are known before (grid, random, manual) one round does; a sampler that learns gets
+rounds of `workers` tasks, each round starting when the one before has ended.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost
+from hpoctl.sweep import Mode, Sweep, Tpe
+
+
+def plan(sweep: Sweep, limits: Limits) -> Plan:
+    """One round for known points, throttled to `workers`; else ceil(trials / round) rounds."""
+    if isinstance(sweep.sampler, Tpe):
+        arrays = _rounds(sweep)
+    else:
+        tasks = math.ceil(sweep.trials / sweep.trials_per_task)
+        at_once = sweep.workers if 1 < sweep.workers < tasks else None
+        arrays = (_array(sweep, "round-1", tasks, at_once=at_once),)
+    whole = Plan(
+        mode=Mode.BATCH, trials=sweep.trials, arrays=arrays, cost=_cost(sweep, arrays)
+    )
+    return check_limits(whole, limits)
+
+
+def _rounds(sweep: Sweep) -> tuple[JobArray, ...]:
+    tasks = math.ceil(sweep.trials / sweep.trials_per_task)
+    count = math.ceil(tasks / sweep.workers)
+    return tuple(
+        _array(
+            sweep,
+            f"round-{k + 1}",
+            min(sweep.workers, tasks - k * sweep.workers),
+            after=f"round-{k}" if k else None,
+        )
+        for k in range(count)
+    )
+
+
+def _array(
+    sweep: Sweep, name: str, tasks: int, *, at_once: int | None = None, after: str | None = None
+) -> JobArray:
+    return JobArray(
+        name=name,
+        tasks=tasks,
+        at_once=at_once,
+        trials_per_task=sweep.trials_per_task,
+        after=after,
+    )
+
+
+def _cost(sweep: Sweep, arrays: tuple[JobArray, ...]) -> Cost | None:
+    waves = sum(math.ceil(array.tasks / (array.at_once or array.tasks)) for array in arrays)
+    return cost(
+        sweep,
+        starts=sum(array.tasks for array in arrays),
+        startups=waves,
+        trials=waves * sweep.trials_per_task,
+    )

@@ -1,0 +1,201 @@
+"""The `command:` objective: any program, started once a trial.
+
+Parameters reach it three ways: `{training.learning_rate}` in the command is replaced, every
+parameter is a variable `HPOCTL_PARAM_TRAINING_LEARNING_RATE`, and `HPOCTL_PARAMS` names a JSON
+file, nested as the search space. Values come back two ways: a line of its output that is a JSON
+object with the first metric in it, or a call of `hpoctl tell`. With a `step` they are a report,
+without one the result; where there is no result, the last report is it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpoctl.sweep import PLACEHOLDER
+from hpoctl.trial import Objective, Outcome, Pruned, Trial
+
+_PRUNED_GRACE_S = 10.0  # for a pruned program to end by itself, and again from SIGTERM to SIGKILL
+
+
+def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
+    """The objective that runs `command` and collects `metrics`."""
+
+    def objective(trial: Trial, /) -> Outcome:
+        values = _flat(trial.params)
+        told = _Told(trial, metrics)
+        argv = [fill(word, {**values, **_own(trial)}) for word in command]
+        with _listening(told) as socket:
+            with subprocess.Popen(
+                argv,
+                env=_environment(trial, values, socket),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            ) as program:
+                _listen(program, told)
+        if told.prune.is_set():
+            raise Pruned
+        if program.returncode:
+            raise RuntimeError(f"{argv[0]} {_ending(program.returncode)}: see log.txt of the trial")
+        return told.outcome()
+
+    return objective
+
+
+def fill(word: str, values: Mapping[str, object]) -> str:
+    """A word of the command with its placeholders replaced; `{{` and `}}` stand for braces."""
+
+    def text(match: re.Match[str]) -> str:
+        return {"{{": "{", "}}": "}"}.get(match[0]) or as_text(values[match[1]])
+
+    return PLACEHOLDER.sub(text, word)
+
+
+def as_text(value: object) -> str:
+    """A value as a program reads it: text as it stands, else as in JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class _Told:
+    """What the program has said so far. Two threads speak: its output, and the socket."""
+
+    def __init__(self, trial: Trial, metrics: Sequence[str]) -> None:
+        self.prune = threading.Event()
+        self._trial = trial
+        self._metrics = metrics
+        self._result: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def hear(self, said: Mapping[str, object]) -> bool:
+        """Takes a report or a result; True if the trial should end."""
+        values = {
+            name: float(value)
+            for name, value in said.items()
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        with self._lock:
+            if "step" not in said:
+                self._result.update(values)
+                return self.prune.is_set()
+            self._reported.update(values)
+            first, step = self._metrics[0], int(str(said["step"]))
+            if first in values:
+                extra = {name: value for name, value in values.items() if name != first}
+                self._trial.report(values[first], step, **extra)
+            if self._trial.should_prune():
+                self.prune.set()
+            return self.prune.is_set()
+
+    def hear_line(self, line: str) -> None:
+        """Takes a line of output, if it is a JSON object with the first metric in it."""
+        if not line.lstrip().startswith("{"):
+            return
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if self._metrics[0] in said:
+            self.hear(said)
+
+    def outcome(self) -> dict[str, float]:
+        """The result, or what the last report said of it."""
+        whole = {**self._reported, **self._result}
+        for name in self._metrics:
+            if name not in whole:
+                raise ValueError(
+                    f"the command gave no '{name}': let it print {{\"{name}\": 0.5}} on a line of"
+                    f" its own, or call 'hpoctl tell {name}=0.5'"
+                )
+        return whole
+
+
+def _listen(program: subprocess.Popen[str], told: _Told) -> None:
+    """Reads the program's output to its end; a pruned program is ended."""
+    threading.Thread(target=_end_if_pruned, args=(program, told), daemon=True).start()
+    assert program.stdout is not None
+    for line in program.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        told.hear_line(line)
+    program.wait()
+
+
+def _end_if_pruned(program: subprocess.Popen[str], told: _Told) -> None:
+    told.prune.wait()
+    for end in (program.terminate, program.kill):
+        try:
+            program.wait(_PRUNED_GRACE_S)
+        except subprocess.TimeoutExpired:
+            end()
+
+
+@contextmanager
+def _listening(told: _Told) -> Iterator[Path]:
+    """A socket for `hpoctl tell`, in a folder with a short name that only this user may enter."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            said = json.loads(self.rfile.readline())
+            self.wfile.write(json.dumps({"prune": told.hear(said)}).encode() + b"\n")
+
+    with tempfile.TemporaryDirectory(prefix="hpoctl-") as folder:
+        path = Path(folder) / "tell"
+        with socketserver.UnixStreamServer(str(path), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            yield path
+            server.shutdown()
+
+
+def _environment(trial: Trial, values: Mapping[str, object], socket: Path) -> dict[str, str]:
+    params = trial.dir / "params.json"
+    params.write_text(json.dumps(trial.params, indent=2) + "\n", encoding="utf-8")
+    named = {
+        "HPOCTL_PARAM_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper(): as_text(value)
+        for name, value in values.items()
+    }
+    own = {
+        "HPOCTL_PARAMS": str(params),
+        "HPOCTL_SOCKET": str(socket),
+        "HPOCTL_TRIAL": str(trial.number),
+        "HPOCTL_TRIAL_DIR": str(trial.dir),
+        "HPOCTL_SEED": str(trial.seed),
+    }
+    return {**os.environ, **named, **own}
+
+
+def _own(trial: Trial) -> dict[str, object]:
+    return {
+        "trial.number": trial.number,
+        "trial.dir": str(trial.dir),
+        "trial.seed": trial.seed,
+        "trial.params": str(trial.dir / "params.json"),
+    }
+
+
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"was ended by signal {-returncode}"
+    return f"left with exit code {returncode}"

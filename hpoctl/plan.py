@@ -1,0 +1,114 @@
+"""The Plan: which trials are queued, which job arrays work them off, and what that costs.
+
+Pure values and functions; how the arrays reach a batch system is the backends' business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+
+from hpoctl.errors import ConfigError
+from hpoctl.space import Params
+from hpoctl.sweep import Estimate, Grid, Manual, Mode, Sweep, Tpe
+from hpoctl.trial import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobArray:
+    """`tasks` array tasks, one worker each, at most `at_once` of them running.
+
+    A worker leaves after `trials_per_task` trials (None: when no trial waits). The array starts
+    when the one named `after` has ended, whatever way.
+    """
+
+    name: str
+    tasks: int
+    at_once: int | None = None
+    trials_per_task: int | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the batch system allows; None where it sets no limit or did not say."""
+
+    tasks_per_array: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a plan is expected to cost, from the user's estimate of one trial and one start."""
+
+    makespan: timedelta
+    gpu_hours: float
+    startup_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `submit` does: queue `trials` trials, then submit `arrays` in this order."""
+
+    mode: Mode
+    trials: int
+    arrays: tuple[JobArray, ...]
+    cost: Cost | None
+    notes: tuple[str, ...] = ()
+
+
+def queue(sweep: Sweep) -> Iterator[Params]:
+    """The parameters of each trial in order; an empty one is filled by the sampler at its claim."""
+    match sweep.sampler:
+        case Grid():
+            yield from sweep.search_space.grid()
+        case Manual(points=points):
+            yield from points
+        case Tpe():
+            yield from itertools.repeat({}, sweep.trials)
+        case _:
+            for number in range(sweep.trials):
+                yield sweep.search_space.draw(Random(derive_seed(sweep.seed, number)))
+
+
+def check_limits(plan: Plan, limits: Limits) -> Plan:
+    """The plan itself, if the batch system can take it. Raises ConfigError."""
+    largest = max(plan.arrays, key=lambda array: array.tasks)
+    if limits.tasks_per_array is not None and largest.tasks > limits.tasks_per_array:
+        fitting = math.ceil(plan.trials / limits.tasks_per_array)
+        key = f"trials_per_task: {fitting}" if plan.mode is Mode.BATCH else "fewer workers"
+        raise ConfigError(
+            f"array '{largest.name}' has {largest.tasks} tasks, this cluster allows"
+            f" {limits.tasks_per_array} (MaxArraySize): use {key}"
+        )
+    return plan
+
+
+def cost(sweep: Sweep, *, starts: int, startups: int, trials: int) -> Cost | None:
+    """Cost of so many worker starts, with `startups` and `trials` one after the other on the way.
+
+    None where the sweep has no estimate.
+    """
+    if sweep.estimate is None:
+        return None
+    startup, training = starts * sweep.estimate.startup, sweep.trials * sweep.estimate.trial
+    hours = (startup + training) / timedelta(hours=1)
+    return Cost(
+        makespan=startups * sweep.estimate.startup + trials * sweep.estimate.trial,
+        gpu_hours=hours * sweep.resources.gpus.count,
+        startup_share=startup / (startup + training),
+    )
+
+
+def trials_per_walltime(sweep: Sweep, estimate: Estimate) -> int:
+    """How many trials one allocation has time for. Raises ConfigError if there is none."""
+    fitting = (sweep.resources.time - estimate.startup) // estimate.trial
+    if fitting < 1:
+        raise ConfigError(
+            f"resources.time is {sweep.resources.time}, too short for a start of"
+            f" {estimate.startup} and one trial of {estimate.trial}: ask for more time"
+        )
+    return fitting

@@ -1,0 +1,182 @@
+"""The run directory: what a submission leaves on the shared disk, and how a study is found again.
+
+`sweep.yaml` (verbatim), `plan.json`, `<array>.sh`, `submissions.jsonl` (one line appended after
+every accepted submission), `logs/`, `trials/00007/`, `report/`, `trial_results/`. It holds no
+password and nothing that the study or Slurm knows better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hpoctl.errors import StudyError
+from hpoctl.plan import JobArray
+from hpoctl.sweep import BackendName, Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What `submit` decided, as kept in plan.json."""
+
+    study: str
+    mode: Mode
+    backend: BackendName
+    trials: int
+    arrays: tuple[JobArray, ...]
+    overrides: tuple[str, ...]
+    workdir: Path
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One accepted array: its id in the batch system, and how many tasks it has."""
+
+    array: str
+    id: str
+    tasks: int
+    backend: BackendName
+    at: float
+
+
+def slug(study: str) -> str:
+    """The study's name as a safe name of a file or a Slurm job; distinct names stay distinct."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", study).strip("-.")[:60]
+    if safe == study:
+        return safe
+    return f"{safe or 'study'}-{hashlib.sha256(study.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Names of the files in one run directory; an absolute path."""
+
+    path: Path
+
+    @property
+    def sweep_file(self) -> Path:
+        return self.path / "sweep.yaml"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "submissions.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "trial_results"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "study.journal"
+
+    def script(self, array: str) -> Path:
+        return self.path / f"{array}.sh"
+
+    def trial(self, number: int) -> Path:
+        return self.trials / f"{number:05d}"
+
+    def create(self, sweep_text: str, run: Run) -> None:
+        """Makes the folder, its text and its plan; plan.json comes last and makes it a run."""
+        for folder in (self.logs, self.trials):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.sweep_file.write_text(sweep_text, encoding="utf-8")
+        partial = self.plan_file.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(run), indent=2, default=str) + "\n")
+        partial.replace(self.plan_file)
+
+    def run(self) -> Run:
+        """What `submit` decided. Raises StudyError where there is no run."""
+        try:
+            given = json.loads(self.plan_file.read_text())
+        except FileNotFoundError:
+            raise StudyError(f"{self.path}: not a run directory, plan.json is missing") from None
+        return Run(
+            study=given["study"],
+            mode=Mode(given["mode"]),
+            backend=BackendName(given["backend"]),
+            trials=given["trials"],
+            arrays=tuple(JobArray(**array) for array in given["arrays"]),
+            overrides=tuple(given["overrides"]),
+            workdir=Path(given["workdir"]),
+            created_at=given["created_at"],
+        )
+
+    def append(self, submission: Submission) -> None:
+        """Adds one accepted array to the ledger, on disk when this returns."""
+        torn = self.ledger.exists() and not self.ledger.read_text(encoding="utf-8").endswith("\n")
+        with self.ledger.open("a", encoding="utf-8") as ledger:
+            ledger.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
+            ledger.flush()
+            os.fsync(ledger.fileno())
+
+    def submissions(self) -> tuple[Submission, ...]:
+        """All accepted arrays, oldest first; a line torn by a crash counts as not written."""
+        if not self.ledger.exists():
+            return ()
+        lines = self.ledger.read_text(encoding="utf-8").splitlines()
+        return tuple(s for line in lines if (s := _submission(line)) is not None)
+
+
+def _submission(line: str) -> Submission | None:
+    try:
+        given = json.loads(line)
+    except ValueError:
+        return None
+    return Submission(**{**given, "backend": BackendName(given["backend"])})
+
+
+def _index(environ: Mapping[str, str]) -> Path:
+    """The file that lists every run directory of this user, oldest first."""
+    state = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".local/state")
+    return Path(state) / "hpoctl" / "runs"
+
+
+def remember(run_dir: RunDir, environ: Mapping[str, str]) -> None:
+    """Lists the run directory, so that its study is found by name from any folder."""
+    index = _index(environ)
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with index.open("a", encoding="utf-8") as lines:
+            lines.write(f"{run_dir.path}\n")
+    except OSError:  # a read-only home only costs the lookup by name from another folder
+        logging.getLogger(__name__).warning("%s cannot be written", index)
+
+
+def find(study: str, environ: Mapping[str, str]) -> RunDir:
+    """The run directory of a study: its path, its name, or `last`. Raises StudyError."""
+    if "\n" not in study and RunDir(Path(study).absolute()).plan_file.exists():
+        return RunDir(Path(study).absolute())
+    index = _index(environ)
+    listed = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
+    here = sorted(Path.cwd().joinpath("runs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+    paths = [Path(line) for line in listed] + [p.parent for p in here if str(p.parent) not in listed]
+    known = [RunDir(path) for path in reversed(paths) if (path / "plan.json").exists()]
+    for run_dir in known:
+        if study == "last" or run_dir.run().study == study:
+            return run_dir
+    names = ", ".join(dict.fromkeys(run_dir.run().study for run_dir in known[:5]))
+    hint = f"known: {names}" if names else "'hpoctl submit SWEEP' starts one"
+    raise StudyError(f"no study '{study}' found; {hint}")

@@ -1,0 +1,114 @@
+"""Status of a study: joins what the study says with what the batch system says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
+from hpoctl.rundir import Run
+from hpoctl.sweep import Sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """A worker as the batch system and as the study know it."""
+
+    task: str
+    state: TaskState
+    node: str | None
+    trial: int | None
+    trials: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuHours:
+    """GPU-hours of all workers: allocated, of these training, and of these starting up."""
+
+    allocated: float
+    training: float
+    startup: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A study at a glance, with its workers and what it has cost."""
+
+    run: Run
+    run_dir: Path
+    sweep: Sweep
+    storage: str
+    summary: Summary
+    workers: tuple[WorkerStatus, ...]
+    gpu_hours: GpuHours
+    eta_s: float | None
+
+    @property
+    def waiting(self) -> int:
+        return self.summary.counts[TrialState.WAITING]
+
+    @property
+    def finished(self) -> int:
+        """Trials that ended, whatever way."""
+        unfinished = self.waiting + self.summary.counts[TrialState.RUNNING]
+        return sum(self.summary.counts.values()) - unfinished
+
+    @property
+    def live_workers(self) -> int:
+        return sum(worker.state in _LIVE for worker in self.workers)
+
+
+_LIVE = (TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETING, TaskState.SUSPENDED)
+
+
+def join_workers(
+    workers: Sequence[WorkerRecord], tasks: Sequence[TaskRecord]
+) -> tuple[WorkerStatus, ...]:
+    """Every worker that ever started and every task that the batch system still knows."""
+    by_task = {worker.task: worker for worker in workers}
+    known = {task.task: task for task in tasks}
+    names = [*known, *(task for task in by_task if task not in known)]
+    return tuple(_join(name, by_task.get(name), known.get(name)) for name in names)
+
+
+def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> WorkerStatus:
+    ended = worker is not None and worker.ended_at is not None
+    if ended:
+        state = TaskState.COMPLETED
+    elif task is None:
+        state = TaskState.UNKNOWN  # forgotten by the batch system is not proof of anything
+    else:
+        state = task.state
+    return WorkerStatus(
+        task=name,
+        state=state,
+        node=worker.node if worker else task.node if task else None,
+        trial=worker.trial if worker else None,
+        trials=worker.trials if worker else 0,
+        reason=(worker.reason if worker else None) or (task.reason if task else None),
+    )
+
+
+def gpu_hours(workers: Sequence[WorkerRecord], now: float) -> GpuHours:
+    """The sums over all workers up to `now`."""
+    startup_s = sum(w.gpus * ((w.ready_at or w.ended_at or now) - w.started_at) for w in workers)
+    return GpuHours(
+        allocated=sum(worker.gpu_hours(now) for worker in workers),
+        training=sum(worker.gpus * worker.training_s for worker in workers) / 3600,
+        startup=startup_s / 3600,
+    )
+
+
+def eta_s(summary: Summary, workers: Sequence[WorkerStatus]) -> float | None:
+    """Seconds to the end of the queue at the pace so far; None where there is no pace yet."""
+    done = sum(worker.trials for worker in summary.workers)
+    running = sum(worker.state is TaskState.RUNNING for worker in workers)
+    left = summary.counts[TrialState.WAITING] + summary.counts[TrialState.RUNNING]
+    if not left:
+        return 0.0
+    if not done or not running:
+        return None
+    mean_s = sum(worker.training_s for worker in summary.workers) / done
+    return left * mean_s / min(running, left)

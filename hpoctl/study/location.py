@@ -1,0 +1,105 @@
+"""Where a study lives: turns the sweep's `storage` into a URL, and never shows its password."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hpoctl.errors import StudyError
+from hpoctl.sweep import Storage
+
+
+class Kind(StrEnum):
+    """The storages that hpoctl knows."""
+
+    JOURNAL = "journal"
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+    MYSQL = "mysql"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A storage: a file's path, or a database's URL in SQLAlchemy's words."""
+
+    kind: Kind
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return redact(self.url)
+
+    @property
+    def path(self) -> Path:
+        """The file of an embedded storage."""
+        return Path(self.url)
+
+
+_DRIVERS = {
+    "postgresql": (Kind.POSTGRESQL, "postgresql+psycopg2"),
+    "postgres": (Kind.POSTGRESQL, "postgresql+psycopg2"),
+    "mysql": (Kind.MYSQL, "mysql+pymysql"),
+    "mariadb": (Kind.MYSQL, "mysql+pymysql"),
+}
+
+
+def locate(
+    storage: Storage, *, workdir: Path, journal: Path, environ: Mapping[str, str]
+) -> Location:
+    """The storage that a sweep names; `journal` where it names none. Raises StudyError."""
+    if storage.sqlite is not None:
+        return Location(kind=Kind.SQLITE, url=str(workdir / storage.sqlite))
+    if storage.journal is not None:
+        return Location(kind=Kind.JOURNAL, url=str(workdir / storage.journal))
+    if storage.url_env is not None:
+        if not environ.get(storage.url_env):
+            raise StudyError(
+                f"storage.url_env: {storage.url_env} is not set:"
+                f" export {storage.url_env}=postgresql://user:password@host/database"
+            )
+        return parse_url(environ[storage.url_env], storage.url_env)
+    if storage.url_file is not None:
+        return parse_url(_read_secret(workdir / storage.url_file), storage.url_file)
+    if storage.url is not None:
+        return parse_url(storage.url, "storage.url")
+    return Location(kind=Kind.JOURNAL, url=str(journal))
+
+
+def parse_url(url: str, origin: str) -> Location:
+    """A database URL, with the driver that hpoctl brings. Raises StudyError without showing it."""
+    scheme, separator, rest = url.strip().partition("://")
+    dialect = scheme.partition("+")[0]
+    if separator and dialect == "sqlite":
+        return Location(kind=Kind.SQLITE, url=rest.removeprefix("/"))
+    if not separator or dialect not in _DRIVERS:
+        raise StudyError(
+            f"{origin}: not a URL that hpoctl knows:"
+            " write postgresql://user@host/database or mysql://user@host/database"
+        )
+    kind, driver = _DRIVERS[dialect]
+    return Location(kind=kind, url=f"{driver}://{rest}")
+
+
+def redact(url: str) -> str:
+    """A URL as it may be shown: `postgresql://user:***@host/database`, without its driver."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    user = f"{parts.username}:***@" if parts.password else f"{parts.username or ''}@"
+    host = re.sub(r"^.*@", "", parts.netloc)
+    scheme = parts.scheme.partition("+")[0]
+    return f"{scheme}://{user.removeprefix('@')}{host}{parts.path}"
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8")
+    except OSError as wrong:
+        raise StudyError(f"storage.url_file: {path}: {wrong.strerror}") from wrong
+    if mode & 0o077:
+        raise StudyError(f"storage.url_file: {path} can be read by others: chmod 600 {path}")
+    return text

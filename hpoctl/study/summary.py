@@ -1,0 +1,276 @@
+"""Reads a study for the login node: a few aggregate questions, no Optuna, no SQLAlchemy.
+
+Optuna's tables are not a public interface: the schema's version, which Optuna itself stores, is
+checked, and the tests hold every answer against Optuna's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from hpoctl.errors import StudyError
+from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
+from hpoctl.space import Params, Value
+from hpoctl.study.location import Kind, Location
+
+_SCHEMA = "v3.2.0.a"
+_WORKER_KEY = "hpoctl:worker:"
+_STATES = {
+    "RUNNING": TrialState.RUNNING,
+    "COMPLETE": TrialState.COMPLETE,
+    "PRUNED": TrialState.PRUNED,
+    "FAIL": TrialState.FAILED,
+    "WAITING": TrialState.WAITING,
+}
+
+
+class UnknownSchema(StudyError):
+    """The database was made by an Optuna whose tables this module has not been tested with."""
+
+
+def summarize(location: Location, study: str) -> Summary:
+    """The study at a glance. Raises StudyError, and UnknownSchema where Optuna must be asked."""
+    if location.kind is Kind.JOURNAL:
+        return _summarize_journal(location, study)
+    with closing(_connect(location)) as connection:
+        return _summarize_database(_Reader(connection, location), study)
+
+
+class _Cursor(Protocol):
+    def execute(self, sql: str, parameters: Sequence[object], /) -> object: ...
+    def fetchall(self) -> Sequence[Sequence[Any]]: ...
+    def close(self) -> object: ...
+
+
+class _Connection(Protocol):
+    def cursor(self) -> _Cursor: ...
+    def close(self) -> object: ...
+
+
+def _connect(location: Location) -> _Connection:
+    try:
+        match location.kind:
+            case Kind.SQLITE:
+                return _connect_sqlite(location)
+            case Kind.POSTGRESQL:
+                import psycopg2
+
+                scheme, _, rest = location.url.partition("://")
+                url = f"{scheme.partition('+')[0]}://{rest}"
+                connection: _Connection = psycopg2.connect(url, connect_timeout=10)
+                return connection
+            case _:
+                return _connect_mysql(location)
+    except ModuleNotFoundError as wrong:
+        raise StudyError(f"{location}: pip install 'hpoctl[mysql]' brings {wrong.name}") from wrong
+    except StudyError:
+        raise
+    except Exception as wrong:  # each driver has its own tree of errors, and is not loaded here
+        raise StudyError(f"{location}: {' '.join(str(wrong).split())}") from wrong
+
+
+def _connect_sqlite(location: Location) -> _Connection:
+    import sqlite3
+
+    if not location.path.exists():
+        raise StudyError(f"{location}: no such file: was the study deleted?")
+    return sqlite3.connect(f"{location.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
+
+
+def _connect_mysql(location: Location) -> _Connection:
+    import pymysql
+
+    url = urlsplit(location.url)
+    options: dict[str, Any] = dict(parse_qsl(url.query))
+    if url.username:
+        options["user"] = unquote(url.username)
+    if url.password:
+        options["password"] = unquote(url.password)
+    connection: _Connection = pymysql.connect(
+        host=url.hostname,
+        port=url.port or 3306,
+        database=url.path.removeprefix("/"),
+        connect_timeout=10,
+        **options,
+    )
+    return connection
+
+
+class _Reader:
+    """Asks questions in the common part of three dialects."""
+
+    def __init__(self, connection: _Connection, location: Location) -> None:
+        self.location = location
+        self._connection = connection
+        self._mark = "?" if location.kind is Kind.SQLITE else "%s"
+
+    def rows(self, question: str, *parameters: object) -> Sequence[Sequence[Any]]:
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(question.replace("?", self._mark), parameters)
+            return cursor.fetchall()
+
+
+def _summarize_database(reader: _Reader, study: str) -> Summary:
+    study_id = _study_id(reader, study)
+    counts = reader.rows(
+        "select state, count(*) from trials where study_id = ? group by state", study_id
+    )
+    workers = reader.rows(
+        "select a.value_json from study_system_attributes a"
+        " where a.study_id = ? and a.key like ?",
+        study_id,
+        f"{_WORKER_KEY}%",
+    )
+    return Summary(
+        counts=_all_states({_STATES[state]: count for state, count in counts}),
+        best=_best(reader, study_id),
+        workers=_workers(json.loads(value) for (value,) in workers),
+    )
+
+
+def _study_id(reader: _Reader, study: str) -> int:
+    try:
+        version = reader.rows("select version_num from alembic_version")
+    except Exception as wrong:  # no such table, in three drivers' words
+        raise StudyError(f"{reader.location}: holds no study yet") from wrong
+    if [tuple(row) for row in version] != [(_SCHEMA,)]:
+        raise UnknownSchema(f"{reader.location}: Optuna's schema is not {_SCHEMA}")
+    found = reader.rows("select study_id from studies where study_name = ?", study)
+    if not found:
+        raise StudyError(f"{reader.location}: no study '{study}': was it deleted?")
+    return int(found[0][0])
+
+
+def _best(reader: _Reader, study_id: int) -> TrialRecord | None:
+    """The best complete trial; None with several metrics, where there is no single best."""
+    directions = reader.rows("select direction from study_directions where study_id = ?", study_id)
+    if len(directions) != 1:
+        return None
+    down = directions[0][0] == "MINIMIZE"
+    first, last, order = ("INF_NEG", "INF_POS", "asc") if down else ("INF_POS", "INF_NEG", "desc")
+    found = reader.rows(
+        "select t.trial_id, t.number, v.value, v.value_type from trials t"
+        " join trial_values v on v.trial_id = t.trial_id"
+        " where t.study_id = ? and t.state = 'COMPLETE' and v.objective = 0"
+        " order by case when v.value_type = ? then 0 when v.value_type = ? then 2 else 1 end,"
+        f" v.value {order}, t.number limit 1",
+        study_id,
+        first,
+        last,
+    )
+    if not found:
+        return None
+    trial_id, number, value, kind = found[0]
+    params = reader.rows(
+        "select param_name, param_value, distribution_json from trial_params"
+        " where trial_id = ? order by param_id",
+        trial_id,
+    )
+    infinite = {"INF_POS": math.inf, "INF_NEG": -math.inf}
+    return TrialRecord(
+        number=number,
+        state=TrialState.COMPLETE,
+        values=(infinite.get(kind, value),),
+        params={name: _decode(internal, json.loads(text)) for name, internal, text in params},
+    )
+
+
+def _decode(internal: float, distribution: Mapping[str, Any]) -> Value:
+    """A parameter from the number and the distribution that Optuna stores."""
+    match distribution["name"]:
+        case "CategoricalDistribution":
+            choice: Value = distribution["attributes"]["choices"][int(internal)]
+            return choice
+        case "IntDistribution":
+            return int(internal)
+        case _:
+            return float(internal)
+
+
+def _workers(values: Iterable[Mapping[str, Any]]) -> tuple[WorkerRecord, ...]:
+    workers = [WorkerRecord(**value) for value in values]
+    return tuple(sorted(workers, key=lambda worker: (worker.started_at, worker.task)))
+
+
+def _all_states(counts: Mapping[TrialState, int]) -> dict[TrialState, int]:
+    return {state: int(counts.get(state, 0)) for state in TrialState}
+
+
+@dataclass(slots=True)
+class _Trial:
+    number: int
+    state: str = "RUNNING"
+    values: tuple[float, ...] = ()
+    params: dict[str, Value] = field(default_factory=dict)
+
+
+def _summarize_journal(location: Location, study: str) -> Summary:
+    """Replays Optuna's journal: one JSON object a line, see optuna.storages.journal."""
+    try:
+        lines = location.path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as wrong:
+        raise StudyError(f"{location}: {wrong.strerror}") from wrong
+    logs = [json.loads(line) for line in lines if line.endswith("\n")]
+    created = [log for log in logs if log["op_code"] == 0]
+    names = list(dict.fromkeys(log["study_name"] for log in created))
+    if study not in names:
+        raise StudyError(f"{location}: no study '{study}': was it deleted?")
+    mine = [log for log in logs if log.get("study_id") == names.index(study)]
+    trials = _replay(logs, names.index(study))
+    attrs: dict[str, Any] = {}
+    for log in mine:
+        attrs.update(log["system_attr"] if log["op_code"] == 3 else {})
+    directions = next(log["directions"] for log in created if log["study_name"] == study)
+    return Summary(
+        counts=_all_states(Counter(_STATES[trial.state] for trial in trials)),
+        best=_best_in_journal(trials, directions),
+        workers=_workers(v for key, v in attrs.items() if key.startswith(_WORKER_KEY)),
+    )
+
+
+_JOURNAL_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
+
+
+def _replay(logs: Sequence[Mapping[str, Any]], study_id: int) -> list[_Trial]:
+    everyone: list[_Trial] = []
+    mine: list[_Trial] = []
+    for log in logs:
+        if log["op_code"] == 4:
+            trial = _Trial(number=len(mine), state=_JOURNAL_STATES[log.get("state", 0)])
+            for name, internal in log.get("params", {}).items():
+                trial.params[name] = _decode(internal, json.loads(log["distributions"][name]))
+            everyone.append(trial)
+            if log["study_id"] == study_id:
+                mine.append(trial)
+        elif log["op_code"] in (5, 6):
+            trial = everyone[log["trial_id"]]
+            if trial.state in ("COMPLETE", "PRUNED", "FAIL"):
+                continue  # Optuna refuses it too
+            if log["op_code"] == 5:
+                distribution = json.loads(log["distribution"])
+                internal = log["param_value_internal"]
+                trial.params[log["param_name"]] = _decode(internal, distribution)
+            else:
+                trial.state = _JOURNAL_STATES[log["state"]]
+                trial.values = tuple(log["values"] or ())
+    return mine
+
+
+def _best_in_journal(trials: Sequence[_Trial], directions: Sequence[int]) -> TrialRecord | None:
+    complete = [trial for trial in trials if trial.state == "COMPLETE" and trial.values]
+    if len(directions) != 1 or not complete:
+        return None
+    sign = 1 if directions[0] == 1 else -1
+    best = min(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+    return _as_record(best.number, best.values, best.params)
+
+
+def _as_record(number: int, values: tuple[float, ...], params: Params) -> TrialRecord:
+    return TrialRecord(number=number, state=TrialState.COMPLETE, values=values, params=params)

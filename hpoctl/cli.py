@@ -1,4 +1,4 @@
-"""The command line: parses, calls `control`, hands the result to `output`. One verb, one function."""
+"""The command line: parses, calls `control`, hands the result to `output`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _debug(command: Command) -> Command:
 @click.version_option(package_name="hpoctl")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def cli() -> None:
-    """Tune language models on Slurm: random, grid and Optuna sweeps, with workers that share one study.
+    """Tune language models on Slurm, with workers that share one study.
 
     Start with 'hpoctl init', then 'hpoctl check', 'hpoctl submit' and 'hpoctl status'.
     STUDY is a study's name, its run directory, or 'last'.
@@ -90,13 +90,21 @@ def swept(command: Command) -> Command:
 
     decorators = (
         click.argument("sweep", type=click.Path(path_type=Path)),
-        click.option("--set", "overrides", multiple=True, metavar="KEY.KEY=VALUE",
-                     help="Change a key of the sweep file; may be given again."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY.KEY=VALUE",
+            help="Change a key of the sweep file; may be given again.",
+        ),
         click.option("--mode", help="batch, sequential, async or auto."),
         click.option("--workers", help="How many workers run at once."),
         click.option("--backend", help="slurm or local."),
-        click.option("--run-dir", type=click.Path(path_type=Path),
-                     help="Where to keep the run (without: runs/<study>)."),
+        click.option(
+            "--run-dir",
+            type=click.Path(path_type=Path),
+            help="Where to keep the run (without: runs/<study>).",
+        ),
     )
     wrapped: Any = with_request
     for decorator in reversed(decorators):
@@ -229,8 +237,13 @@ def status(study: str, watch: bool, form: str) -> None:
 
 @cli.command()
 @click.argument("study", default="last")
-@click.option("--state", "states", multiple=True, type=click.Choice([*TrialState]),
-              help="Only trials in this state; may be given again.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*TrialState]),
+    help="Only trials in this state; may be given again.",
+)
 @formatted
 def trials(study: str, states: tuple[str, ...], form: str) -> None:
     """List the trials of STUDY."""

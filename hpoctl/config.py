@@ -142,7 +142,9 @@ def _complaint(wrong: ValidationError) -> _Complaint:
         case "union_tag_not_found":
             message = "needs a 'name'"
         case "literal_error":
-            known = [word.strip("' ") for word in context["expected"].replace(" or ", ",").split(",")]
+            known = [
+                word.strip("' ") for word in context["expected"].replace(" or ", ",").split(",")
+            ]
             message = f"{error['input']!r} is not known; {nearest(str(error['input']), known)}"
         case custom if custom in _OWN_ERRORS:
             message = error["msg"]
@@ -172,7 +174,8 @@ def _space(tree: object) -> SearchSpace:
 def _walk(tree: object, place: Place) -> Iterator[tuple[str, Distribution]]:
     if not isinstance(tree, Mapping):
         raise _Complaint(
-            place, "neither a group nor a parameter with a 'type'; fixed values go to objective_args"
+            place,
+            "neither a group nor a parameter with a 'type'; fixed values go to objective_args",
         )
     if isinstance(tree.get("type"), str):
         yield ".".join(str(key) for key in place[1:]), _distribution(tree, place)

@@ -207,9 +207,7 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     )
 
 
-def _submit_arrays(
-    arrays: Sequence[JobArray], run_dir: RunDir, run: Run
-) -> tuple[Submission, ...]:
+def _submit_arrays(arrays: Sequence[JobArray], run_dir: RunDir, run: Run) -> tuple[Submission, ...]:
     """Submits the arrays that the ledger does not hold yet, each written down once accepted."""
     backend = BACKENDS[run.backend]
     accepted = {submission.array: submission for submission in run_dir.submissions()}

@@ -65,10 +65,9 @@ def show_planned(planned: Planned, form: Format) -> None:
     for name, distribution in sweep.search_space.parameters.items():
         table.add_row(name, str(distribution))
     _console().print(table)
-    _console().print(
-        f"{planned.plan.trials} trials, sampler {sweep.sampler.name}, pruner {sweep.pruner.name}, on"
-        f" {sweep.backend}, mode {planned.plan.mode}:",
-        highlight=False,
+    print(
+        f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
+        f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
     for array in planned.plan.arrays:
         print(f"  {_array(array)}")

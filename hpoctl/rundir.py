@@ -172,7 +172,9 @@ def find(study: str, environ: Mapping[str, str]) -> RunDir:
     index = _index(environ)
     listed = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
     here = sorted(Path.cwd().joinpath("runs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
-    paths = [Path(line) for line in listed] + [p.parent for p in here if str(p.parent) not in listed]
+    paths = [Path(line) for line in listed] + [
+        p.parent for p in here if str(p.parent) not in listed
+    ]
     known = [RunDir(path) for path in reversed(paths) if (path / "plan.json").exists()]
     for run_dir in known:
         if study == "last" or run_dir.run().study == study:

@@ -250,7 +250,9 @@ def _parse_mode(value: object) -> Mode | None:
         return Mode(str(value))
     except ValueError:
         hint = nearest(str(value), [*Mode, "auto"])
-        raise PydanticCustomError("mode", "{given} is not known; {hint}", {"given": repr(value), "hint": hint}) from None
+        raise PydanticCustomError(
+            "mode", "{given} is not known; {hint}", {"given": repr(value), "hint": hint}
+        ) from None
 
 
 class Estimate(_Values):
@@ -328,12 +330,12 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
 def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
     given = sweep.budget.trials
     if isinstance(sweep.sampler, Grid):
-        try:
-            for name, distribution in sweep.search_space.parameters.items():
+        for name, distribution in sweep.search_space.parameters.items():
+            try:
                 distribution.grid()
-        except ValueError as wrong:
-            yield f"search_space.{name}", f"{wrong}; sampler: grid takes each value once"
-            return
+            except ValueError as wrong:
+                yield f"search_space.{name}", f"{wrong} (sampler: grid takes each value once)"
+                return
         cells = sweep.search_space.size()
         if given not in (None, cells):
             yield "budget", f"the grid has {cells} cells, not {given}: leave 'trials' out"

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -67,9 +68,7 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
     os.chdir(run.workdir)
     sys.path.insert(0, str(run.workdir))
     sweep = config.load(run_dir.sweep_file, run.overrides)
-    location = locate(
-        sweep.storage, workdir=run.workdir, journal=run_dir.journal, environ=environ
-    )
+    location = locate(sweep.storage, workdir=run.workdir, journal=run_dir.journal, environ=environ)
     worker = Worker(
         run_dir=run_dir,
         run=run,
@@ -156,7 +155,9 @@ class Worker:
         if allocation.walltime_s is not None:
             left = self.record.started_at + allocation.walltime_s - now
             if left < self.longest_s:
-                return f"{left:.0f} s of walltime left, the longest trial took {self.longest_s:.0f} s"
+                return (
+                    f"{left:.0f} s of walltime left, the longest trial took {self.longest_s:.0f} s"
+                )
         return None
 
     def _run_trial(self, objective: Objective, claim: Claim) -> None:
@@ -230,16 +231,12 @@ class _Relay:
                 self._answer({"prune": prune})
 
     def _answer(self, message: Mapping[str, object]) -> None:
-        try:
+        with suppress(BrokenPipeError):  # it died meanwhile; the sentinel says so next
             self.pipe.send_bytes(json.dumps(message).encode())
-        except BrokenPipeError:
-            pass  # it died meanwhile; the sentinel says so next
 
     def _end_what_it_started(self) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(self.process.pid or 0, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nothing of it is left
 
     def _finish(self, last: Mapping[str, Any]) -> str:
         if "values" in last:

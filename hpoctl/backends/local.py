@@ -50,7 +50,7 @@ def _detached(log: Path) -> Iterator[None]:
     ignored = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGHUP)}
     kept = [os.dup(fd) for fd in (0, 1, 2)]
     try:
-        with open(os.devnull) as nothing, log.open("a") as out:
+        with Path(os.devnull).open() as nothing, log.open("a") as out:
             for fd, stream in enumerate((nothing, out, out)):
                 os.dup2(stream.fileno(), fd)
         yield
@@ -80,9 +80,7 @@ def run_array(
     _end(running)
 
 
-def _start(
-    script: Path, task: str, logs: Path, devices: str | None
-) -> subprocess.Popen[bytes]:
+def _start(script: Path, task: str, logs: Path, devices: str | None) -> subprocess.Popen[bytes]:
     env = {**os.environ, "HPOCTL_TASK": task}
     del env["CUDA_VISIBLE_DEVICES"]
     if devices is not None:

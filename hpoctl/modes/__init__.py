@@ -21,5 +21,5 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
 
 
 def choose(sweep: Sweep) -> Mode:
-    """`auto`: a sampler that learns gets workers that wait for nobody, points known before a batch."""
+    """`auto`: async for a sampler that learns, batch where all points are known before."""
     return Mode.ASYNC if isinstance(sweep.sampler, Tpe) else Mode.BATCH

@@ -21,6 +21,10 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
         )
     array = JobArray(name="workers", tasks=workers)
     whole = Plan(
-        mode=Mode.ASYNC, trials=sweep.trials, arrays=(array,), cost=cost(sweep, starts=workers, startups=1, trials=each), notes=tuple(notes)
+        mode=Mode.ASYNC,
+        trials=sweep.trials,
+        arrays=(array,),
+        cost=cost(sweep, starts=workers, startups=1, trials=each),
+        notes=tuple(notes),
     )
     return check_limits(whole, limits)

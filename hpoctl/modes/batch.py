@@ -20,9 +20,7 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
         tasks = math.ceil(sweep.trials / sweep.trials_per_task)
         at_once = sweep.workers if 1 < sweep.workers < tasks else None
         arrays = (_array(sweep, "round-1", tasks, at_once=at_once),)
-    whole = Plan(
-        mode=Mode.BATCH, trials=sweep.trials, arrays=arrays, cost=_cost(sweep, arrays)
-    )
+    whole = Plan(mode=Mode.BATCH, trials=sweep.trials, arrays=arrays, cost=_cost(sweep, arrays))
     return check_limits(whole, limits)
 
 

@@ -20,7 +20,11 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
         for k in range(links)
     )
     whole = Plan(
-        mode=Mode.SEQUENTIAL, trials=sweep.trials, arrays=arrays, cost=cost(sweep, starts=links, startups=links, trials=sweep.trials), notes=notes
+        mode=Mode.SEQUENTIAL,
+        trials=sweep.trials,
+        arrays=arrays,
+        cost=cost(sweep, starts=links, startups=links, trials=sweep.trials),
+        notes=notes,
     )
     return check_limits(whole, limits)
 

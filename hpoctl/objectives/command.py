@@ -34,16 +34,18 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         values = _flat(trial.params)
         told = _Told(trial, metrics)
         argv = [fill(word, {**values, **_own(trial)}) for word in command]
-        with _listening(told) as socket:
-            with subprocess.Popen(
+        with (
+            _listening(told) as socket,
+            subprocess.Popen(
                 argv,
                 env=_environment(trial, values, socket),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 text=True,
                 errors="replace",
-            ) as program:
-                _listen(program, told)
+            ) as program,
+        ):
+            _listen(program, told)
         if told.prune.is_set():
             raise Pruned
         if program.returncode:

@@ -98,11 +98,7 @@ class Queue:
             new = sa.select(_trials.c.number, _trials.c.trial_id)
             ids = connection.execute(new.where(mine, _trials.c.number >= first)).all()
             params = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    **dict(zip(("param_value", "distribution_json"), encode(name, value))),
-                }
+                _param(trial_id, name, *encode(name, value))
                 for number, trial_id in ids
                 for name, value in points[number - first].items()
             ]
@@ -133,6 +129,15 @@ class Queue:
                 if connection.execute(taken).rowcount == 1:
                     _mark(connection, trial_id, attrs(number))
                     return int(trial_id), int(number)
+
+
+def _param(trial_id: int, name: str, internal: float, distribution: str) -> dict[str, object]:
+    return {
+        "trial_id": trial_id,
+        "param_name": name,
+        "param_value": internal,
+        "distribution_json": distribution,
+    }
 
 
 def _mark(connection: sa.Connection, trial_id: int, attrs: Mapping[str, object]) -> None:

@@ -83,6 +83,7 @@ class Store:
 
     def claim(self, attrs: Mapping[str, object]) -> Claim | None:
         """Takes the first waiting trial for this worker, or None where none waits."""
+
         def with_seed(number: int) -> Mapping[str, object]:
             return {**attrs, "seed": derive_seed(self._sweep.seed, number)}
 
@@ -202,10 +203,11 @@ def create(location: Location, sweep: Sweep, points: Iterable[Params], *, owner:
             load_if_exists=True,
         )
         store = _store(storage, location, sweep)
-        if study.user_attrs.get(OWNER_KEY, owner) != owner or (study.trials and not study.user_attrs):
+        made_by = study.user_attrs.get(OWNER_KEY, "another program" if study.trials else owner)
+        if made_by != owner:
             raise StudyError(
-                f"{location}: study '{sweep.study}' is there already, made by"
-                f" {study.user_attrs.get(OWNER_KEY, 'another program')}: choose another 'study' name"
+                f"{location}: study '{sweep.study}' is there already, made by {made_by}:"
+                " choose another 'study' name"
             )
         study.set_user_attr(OWNER_KEY, owner)
         store.name_metrics()

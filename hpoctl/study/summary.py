@@ -123,8 +123,7 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
         "select state, count(*) from trials where study_id = ? group by state", study_id
     )
     workers = reader.rows(
-        "select a.value_json from study_system_attributes a"
-        " where a.study_id = ? and a.key like ?",
+        "select a.value_json from study_system_attributes a where a.study_id = ? and a.key like ?",
         study_id,
         f"{_WORKER_KEY}%",
     )

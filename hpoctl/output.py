@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from hpoctl.report import Report
 
 
+_WIDTH_OF_A_FILE = 10_000  # in a pipe nothing is cut
+
+
 class Format(StrEnum):
     """How a result is shown."""
 
@@ -98,7 +101,7 @@ def show_plans(plans: Mapping[Mode, Plan | str], form: Format) -> None:
             str(len(plan.arrays)),
             str(sum(array.tasks for array in plan.arrays)),
             _duration(cost.makespan) if cost else "?",
-            f"{cost.gpu_hours:.1f}" if cost else "?",
+            f"{cost.gpu_hours:.1f}" if cost and cost.gpu_hours else "-" if cost else "?",
             f"{cost.startup_share:.0%}" if cost else "?",
             "; ".join(plan.notes),
         )
@@ -196,7 +199,9 @@ def show_trials(records: Sequence[TrialRecord], metrics: Sequence[Metric], form:
         print("\n".join(str(record.number) for record in records))
         return
     names = list(dict.fromkeys(name for record in records for name in record.params))
-    table = _table("trial", "state", *(m.name for m in metrics), "time", *names, "error")
+    leaves = [name.split(".")[-1] for name in names]
+    heads = leaves if len(set(leaves)) == len(leaves) else names
+    table = _table("trial", "state", *(m.name for m in metrics), "time", *heads, "error")
     for record in records:
         values = record.values or (None,) * len(metrics)
         took = record.duration_s
@@ -388,10 +393,8 @@ def _array(array: JobArray) -> str:
 
 
 def _cost(cost: Cost) -> str:
-    return (
-        f"{_duration(cost.makespan)}, {cost.gpu_hours:.1f} GPU-hours,"
-        f" {cost.startup_share:.0%} of it startup"
-    )
+    gpus = f", {cost.gpu_hours:.1f} GPU-hours" if cost.gpu_hours else ""
+    return f"{_duration(cost.makespan)}{gpus}, {cost.startup_share:.0%} of the work is startup"
 
 
 def _duration(time: timedelta) -> str:
@@ -433,4 +436,7 @@ def _table(*columns: str) -> Table:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    console = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_A_FILE
+    return console

@@ -1,0 +1,122 @@
+"""Fixtures for all tests: real servers, each started when the first test asks for it.
+
+They end with the test run, also when it is interrupted: SIGTERM is made an interrupt like Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from servers import MariaDB, PostgreSQL, Slurm
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A terminated run tears its fixtures down."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server, one for all tests."""
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server, one for all tests."""
+    server = MariaDB()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A Slurm cluster of two nodes, one for all tests."""
+    cluster = Slurm()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> str:
+    """A new, empty PostgreSQL database."""
+    return postgresql.create_database()
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDB) -> str:
+    """A new, empty MariaDB database."""
+    return mariadb.create_database()
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new, empty database on each kind of server in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@dataclass(slots=True)
+class Hpoctl:
+    """Runs the command line in a folder, as a user without any history would."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __call__(
+        self, *args: str | Path, code: int = 0, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `hpoctl ARGS` and checks its exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hpoctl", *map(str, args)],
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        said = f"hpoctl {' '.join(map(str, args))}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, said
+        return done
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The whole environment of a command."""
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HPOCTL_", "SLURM_", "SBATCH_"))
+        }
+        home = {"HOME": str(self.folder), "XDG_STATE_HOME": str(self.folder / ".state")}
+        return {**clean, **home, **self.env}
+
+
+@pytest.fixture
+def hpoctl(tmp_path: Path) -> Hpoctl:
+    """The command line, in a folder of the test's own."""
+    return Hpoctl(tmp_path)

@@ -1,0 +1,358 @@
+"""Real servers for the tests: each in a short folder of its own, on free ports, ended by its pid.
+
+A server that was not installed skips its tests, with the package that brings it; where CI=true it
+fails them, as a skip would hide there that nothing was tested.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import psycopg2
+import pymysql
+import pytest
+
+DEVCLUSTER = Path(__file__).parents[1] / "slurm" / "devcluster" / "devcluster"
+_SLURM_PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
+_SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def absent(reason: str) -> None:
+    """Skips the test, and fails it in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def wait_for(condition: Callable[[], bool], deadline_s: float, what: str = "the condition") -> None:
+    """Returns as soon as `condition` holds; fails the test where it does not in time."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+class Server(Protocol):
+    """A database server that gives each test a database of its own."""
+
+    @property
+    def password(self) -> str: ...
+    def create_database(self) -> str: ...
+    def url(self, database: str, *, password: str | None = None) -> str: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class PostgreSQL:
+    """A PostgreSQL that writes to disk what it commits, open to one user with a password."""
+
+    # Characters that a URL must write as %XX: a password has them sooner or later.
+    password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
+    port: int = 0
+    _folder: Path = field(default_factory=lambda: _short_folder("hpg"))
+    _process: subprocess.Popen[bytes] | None = None
+    _names: itertools.count[int] = field(default_factory=itertools.count)
+
+    def start(self) -> None:
+        """Makes the cluster of databases and waits until it answers."""
+        bin_ = _postgresql_bin()
+        if bin_ is None:
+            absent("no PostgreSQL server: apt-get install postgresql")
+        data, secret = self._folder / "data", self._folder / "password"
+        secret.write_text(self.password)
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            owner = pwd.getpwnam("postgres")
+            for path in (self._folder, secret):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        options = ["--username=hpo", f"--pwfile={secret}", "--auth=scram-sha-256", "--no-sync"]
+        _run(
+            [*_as_postgres(), f"{bin_}/initdb", "-D", f"{data}", "--encoding=UTF8", *options],
+            cwd=self._folder,
+        )
+        self.port = free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self._folder),
+            "max_connections": "200",
+        }
+        flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self._process = _start(
+            [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags],
+            self._folder,
+        )
+        _answers(self._process, lambda: self._execute("select 1"), self._folder)
+
+    def stop(self) -> None:
+        """Ends the server and removes its files."""
+        _stop(self._process, signal.SIGINT)  # its fast shutdown: waits for no client
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def create_database(self) -> str:
+        """A new, empty database, as a URL."""
+        name = f"test_{next(self._names)}"
+        self._execute(f"create database {name}")
+        return self.url(name)
+
+    def url(self, database: str, *, password: str | None = None) -> str:
+        """A database of this server as a URL."""
+        return _url("postgresql", password or self.password, self.port, database)
+
+    def _execute(self, statement: str) -> None:
+        connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="hpo",
+            password=self.password,
+            dbname="postgres",
+            connect_timeout=10,
+        )
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class MariaDB:
+    """A MariaDB that listens on 127.0.0.1, open to one user with a password."""
+
+    password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
+    port: int = 0
+    _folder: Path = field(default_factory=lambda: _short_folder("hmy"))
+    _process: subprocess.Popen[bytes] | None = None
+    _names: itertools.count[int] = field(default_factory=itertools.count)
+
+    def start(self) -> None:
+        """Makes the data folder and waits until the server answers."""
+        programs = [shutil.which(name, path=_SBIN) for name in ("mariadbd", "mariadb-install-db")]
+        mariadbd, install_db = programs
+        if mariadbd is None or install_db is None:
+            absent("no MariaDB server: apt-get install mariadb-server")
+            return
+        options = [
+            "--no-defaults",
+            f"--datadir={self._folder / 'data'}",
+            "--innodb-log-file-size=16M",
+            "--innodb-buffer-pool-size=64M",
+            *(["--user=root"] if os.geteuid() == 0 else []),
+        ]
+        _run([install_db, *options, "--skip-test-db"], cwd=self._folder)
+        init = self._folder / "init.sql"
+        init.write_text(
+            f"create user 'hpo'@'%' identified by '{self.password}';\n"
+            "grant all on *.* to 'hpo'@'%';\n"
+        )
+        init.chmod(0o600)
+        self.port = free_port()
+        self._process = _start(
+            [
+                *_bound_to_us("--pdeathsig=TERM"),
+                mariadbd,
+                *options,
+                "--bind-address=127.0.0.1",
+                f"--port={self.port}",
+                f"--socket={self._folder / 'sock'}",
+                "--skip-name-resolve",
+                f"--init-file={init}",
+            ],
+            self._folder,
+        )
+        _answers(self._process, lambda: self._execute("select 1"), self._folder)
+
+    def stop(self) -> None:
+        """Ends the server and removes its files."""
+        _stop(self._process, signal.SIGTERM)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def create_database(self) -> str:
+        """A new, empty database, as a URL."""
+        name = f"test_{next(self._names)}"
+        self._execute(f"create database {name}")
+        return self.url(name)
+
+    def url(self, database: str, *, password: str | None = None) -> str:
+        """A database of this server as a URL."""
+        return _url("mysql", password or self.password, self.port, database)
+
+    def _execute(self, statement: str) -> None:
+        connection = pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="hpo",
+            password=self.password,
+            connect_timeout=10,
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An array task in Slurm's accounting; times are seconds since 1970, or None."""
+
+    job: str
+    name: str
+    index: int
+    state: str
+    start: float | None
+    end: float | None
+
+
+@dataclass(slots=True)
+class Slurm:
+    """A development cluster: real Slurm daemons in a folder."""
+
+    folder: Path = field(default_factory=lambda: _short_folder("hpo"))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a command needs in its environment to speak to this cluster."""
+        return {"SLURM_CONF": f"{self.folder}/slurm.conf"}
+
+    def start(self, nodes: int = 2) -> None:
+        """Starts all daemons and waits until the nodes are ready."""
+        if os.geteuid() != 0:
+            absent("the development cluster needs root")
+        missing = [name for name in _SLURM_PROGRAMS if shutil.which(name, path=_SBIN) is None]
+        if missing:
+            absent(
+                f"no {', '.join(missing)}: apt-get install slurm-wlm slurmdbd munge mariadb-server"
+            )
+        _run([str(DEVCLUSTER), "up", str(self.folder), "--nodes", str(nodes)], cwd=self.folder)
+
+    def stop(self) -> None:
+        """Cancels all jobs, ends the daemons and removes their files."""
+        _run([str(DEVCLUSTER), "down", str(self.folder)], cwd=Path("/"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ask(self, *command: str) -> str:
+        """The output of one of Slurm's commands; fails the test where the command fails."""
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.env, "SLURM_TIME_FORMAT": "%s"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout.strip()
+
+    def tasks(self, *jobs: str) -> list[Task]:
+        """The tasks of these arrays that accounting knows by index; it may lag by 5 s."""
+        columns = "JobID,JobName,State,Start,End"
+        text = self.ask("sacct", "-XnP", "-o", columns, "-j", ",".join(jobs))
+        rows = [line.split("|") for line in text.splitlines()]
+        return [
+            Task(job, name, int(index), state, _seconds(start), _seconds(end))
+            for (id_, name, state, start, end) in rows
+            for (job, _, index) in [id_.partition("_")]
+            if index.isdigit()  # what waits behind a % is one line: 12_[4-7%4]
+        ]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isdigit() else None
+
+
+def _short_folder(prefix: str) -> Path:
+    """A new folder whose path leaves room for a unix socket's name (107 characters in all)."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")).resolve()
+    folder.chmod(0o755)
+    return folder
+
+
+def _url(dialect: str, password: str, port: int, database: str) -> str:
+    return f"{dialect}://hpo:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
+
+
+def _postgresql_bin() -> Path | None:
+    """Where the server's programs are: on PATH, or where Debian hides them; the newest."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).parent
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    newest = sorted(versions, key=lambda path: int(path.parts[4]))
+    return newest[-1].parent if newest else None
+
+
+def _as_postgres(*options: str) -> list[str]:
+    if os.geteuid() != 0:
+        return _bound_to_us(*options)
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *options]
+
+
+def _bound_to_us(*options: str) -> list[str]:
+    """A prefix whose `--pdeathsig` ends the program should this test run be killed."""
+    return ["setpriv", *options] if options and shutil.which("setpriv") else []
+
+
+def _run(argv: Sequence[str], *, cwd: Path) -> None:
+    done = subprocess.run(
+        argv, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{argv[0]}: {done.stdout}{done.stderr}"
+
+
+def _start(argv: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own: a terminal's Ctrl-C reaches the tests, which then stop it."""
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            argv,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _answers(process: subprocess.Popen[bytes], ask: Callable[[], None], folder: Path) -> None:
+    def answered() -> bool:
+        assert process.poll() is None, (folder / "log.txt").read_text()
+        try:
+            ask()
+        except (psycopg2.OperationalError, pymysql.OperationalError):
+            return False
+        return True
+
+    wait_for(answered, 60, "the server answers")
+
+
+def _stop(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+    if process is None:
+        return
+    process.send_signal(how)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)

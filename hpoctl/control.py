@@ -265,8 +265,12 @@ def _alive(now: Status) -> bool:
 
 
 def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted:
-    """Attaches workers to a study, never more than trials wait; `resources` are overrides."""
+    """Attaches workers to a study, never more than trials wait; `resources` are overrides.
+
+    Trials that were running on workers that are gone wait again before they are counted.
+    """
     opened = open_run(study)
+    _return_lost(opened)
     waiting = opened.summary().counts[TrialState.WAITING]
     run_dir, tasks = opened.run_dir, min(workers, waiting)
     if not tasks:
@@ -282,6 +286,22 @@ def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted
     )
 
 
+def _return_lost(opened: OpenRun) -> None:
+    """Queues trials of dead workers again. Unknown is not dead, and it takes two looks."""
+    ids = [submission.id for submission in opened.run_dir.submissions()]
+    if not opened.summary().counts[TrialState.RUNNING]:
+        return
+    live: set[str] = set()
+    for look in range(2):
+        time.sleep(look * _POLL_S)
+        try:
+            tasks = opened.backend.tasks(ids, opened.run_dir)
+        except BatchSystemError:
+            return
+        live |= {task.task for task in tasks if task.state in status.LIVE}
+    opened.store().return_lost(live)
+
+
 def drain_workers(study: str) -> Status:
     """Asks all workers of a study to finish their trial and leave."""
     open_run(study).store().drain(time.time())
@@ -293,7 +313,8 @@ def read_status(study: str) -> Status:
     opened = open_run(study)
     summary = opened.summary()
     ids = [submission.id for submission in opened.run_dir.submissions()]
-    workers = status.join_workers(summary.workers, _tasks(opened, ids))
+    tasks = _tasks(opened, ids)
+    workers = status.join_workers(summary.workers, tasks)
     return Status(
         run=opened.run,
         run_dir=opened.run_dir.path,
@@ -301,7 +322,7 @@ def read_status(study: str) -> Status:
         storage=str(opened.location),
         summary=summary,
         workers=workers,
-        gpu_hours=status.gpu_hours(summary.workers, time.time()),
+        gpu_hours=status.gpu_hours(summary.workers, tasks, time.time()),
         eta_s=status.eta_s(summary, workers),
     )
 

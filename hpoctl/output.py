@@ -374,9 +374,11 @@ def _workers(workers: Sequence[WorkerStatus]) -> Table:
 
 def _next(status: Status) -> str:
     study = shell_word(status.run.study)
-    if status.waiting and not status.live_workers:
-        return f"hpoctl workers add {study} -n {min(status.waiting, 4)}   (trials wait, no worker)"
-    if status.waiting or status.summary.counts[TrialState.RUNNING]:
+    running = status.summary.counts[TrialState.RUNNING]
+    if (status.waiting or running) and not status.live_workers:
+        workers = min(status.waiting + running, 4)
+        return f"hpoctl workers add {study} -n {workers}   (trials are left, but no worker)"
+    if status.waiting or running:
         return f"hpoctl status {study} --watch"
     return f"hpoctl report {study}"
 

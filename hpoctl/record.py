@@ -71,7 +71,10 @@ class WorkerRecord:
 
 
 class TaskState(StrEnum):
-    """What the batch system says of an array task; any other word of it is UNKNOWN."""
+    """What the batch system says of an array task.
+
+    GONE is a task that it does not know any more, UNKNOWN any word of it that is not listed here.
+    """
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -85,6 +88,7 @@ class TaskState(StrEnum):
     PREEMPTED = "PREEMPTED"
     SUSPENDED = "SUSPENDED"
     REQUEUED = "REQUEUED"
+    GONE = "GONE"
     UNKNOWN = "UNKNOWN"
 
     @classmethod

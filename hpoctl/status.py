@@ -10,6 +10,16 @@ from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerReco
 from hpoctl.rundir import Run
 from hpoctl.sweep import Sweep
 
+LIVE = (
+    TaskState.PENDING,
+    TaskState.RUNNING,
+    TaskState.COMPLETING,
+    TaskState.SUSPENDED,
+    TaskState.REQUEUED,
+    TaskState.UNKNOWN,  # a word of Slurm that is new to us
+)
+"""States in which a task runs or may still run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
@@ -57,10 +67,7 @@ class Status:
 
     @property
     def live_workers(self) -> int:
-        return sum(worker.state in _LIVE for worker in self.workers)
-
-
-_LIVE = (TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETING, TaskState.SUSPENDED)
+        return sum(worker.state in LIVE for worker in self.workers)
 
 
 def join_workers(
@@ -78,7 +85,7 @@ def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> Wo
     if ended:
         state = TaskState.COMPLETED
     elif task is None:
-        state = TaskState.UNKNOWN  # forgotten by the batch system is not proof of anything
+        state = TaskState.GONE
     else:
         state = task.state
     return WorkerStatus(
@@ -91,14 +98,16 @@ def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> Wo
     )
 
 
-def gpu_hours(workers: Sequence[WorkerRecord], now: float) -> GpuHours:
-    """The sums over all workers up to `now`."""
-    startup_s = sum(w.gpus * ((w.ready_at or w.ended_at or now) - w.started_at) for w in workers)
-    return GpuHours(
-        allocated=sum(worker.gpu_hours(now) for worker in workers),
-        training=sum(worker.gpus * worker.training_s for worker in workers) / 3600,
-        startup=startup_s / 3600,
-    )
+def gpu_hours(workers: Sequence[WorkerRecord], tasks: Sequence[TaskRecord], now: float) -> GpuHours:
+    """The sums over all workers up to `now`, or to the last sign of life of those that are gone."""
+    live = {task.task for task in tasks if task.state in LIVE}
+    allocated = training = startup = 0.0
+    for worker in workers:
+        end = worker.ended_at or (now if worker.task in live else worker.seen_at)
+        allocated += worker.gpus * (end - worker.started_at)
+        training += worker.gpus * worker.training_s
+        startup += worker.gpus * ((worker.ready_at or end) - worker.started_at)
+    return GpuHours(allocated=allocated / 3600, training=training / 3600, startup=startup / 3600)
 
 
 def eta_s(summary: Summary, workers: Sequence[WorkerStatus]) -> float | None:

@@ -121,7 +121,7 @@ def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:
     return tuple(
         TaskRecord(
             task=f"{array}_{index}",
-            state=TaskState.RUNNING if _is_alive(array) else TaskState.COMPLETED,
+            state=TaskState.RUNNING if _is_alive(array) else TaskState.GONE,
         )
         for array in ids
         for index in range(counts.get(array, 0))

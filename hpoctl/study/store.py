@@ -7,7 +7,7 @@ waits and never makes one, so that any number of workers runs exactly the budget
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC
@@ -125,6 +125,29 @@ class Store:
         """Ends a trial that raised, with its traceback."""
         self._keep(claim, {"error": error[-_ERROR_CHARS:]})
         self._study.tell(claim.handle, state=optuna.trial.TrialState.FAIL)
+
+    def return_lost(self, live_tasks: Collection[str]) -> list[int]:
+        """Queues again the running trials of workers that are gone; gives their numbers.
+
+        A trial keeps its parameters and its folder. One that was lost before is failed instead, so
+        that a trial that kills its worker does not kill every worker.
+        """
+        running = (optuna.trial.TrialState.RUNNING,)
+        returned = []
+        for frozen in self._storage.get_all_trials(self._study_id, states=running):
+            task, lost = frozen.user_attrs.get("task"), frozen.user_attrs.get("lost", 0)
+            if task is None or task in live_tasks:  # no task: another program's trial
+                continue
+            attrs: dict[str, object] = {"lost": lost + 1}
+            state = optuna.trial.TrialState.WAITING
+            if lost:
+                attrs["error"] = f"its worker was gone twice, the last time {task}"
+                state = optuna.trial.TrialState.FAIL
+            for key, value in attrs.items():
+                self._storage.set_trial_user_attr(frozen._trial_id, key, value)
+            self._storage.set_trial_state_values(frozen._trial_id, state)
+            returned.append(frozen.number)
+        return returned
 
     def keep_worker(self, worker: WorkerRecord) -> None:
         """Writes what a worker says of itself over what it said before."""

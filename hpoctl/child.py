@@ -7,6 +7,7 @@ is the worker's memory, and the variable that held it is taken out of its enviro
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import random
@@ -114,8 +115,10 @@ def _leave_the_worker_behind(errand: Errand) -> None:
     log = os.open(errand.dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        os.dup2(log, number)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # for 'hpoctl logs -f'
     random.seed(errand.seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(errand.seed)

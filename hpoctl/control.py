@@ -42,7 +42,7 @@ class Backend(Protocol):
     def submit(
         self, script: Path, array: JobArray, run_dir: RunDir, *, after: str | None
     ) -> str: ...
-    def find(self, array: JobArray, study: str) -> str | None: ...
+    def find(self, script: Path) -> str | None: ...
     def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
     def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
     def limits(self) -> Limits: ...
@@ -167,13 +167,14 @@ def submit(request: Request) -> Submitted:
     _make_way(run_dir, text, run)
     from hpoctl.study import store
 
+    resumed = run_dir.plan_file.exists()
     location = _locate(sweep, run.workdir, run_dir)
     store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
     try:
         run_dir.create(text, run)
         for name, script in planned.scripts.items():
             run_dir.script(name).write_text(script, encoding="utf-8")
-        submissions = _submit_arrays(run.arrays, run_dir, run)
+        submissions = _submit_arrays(run.arrays, run_dir, run, resumed=resumed)
     except HpoctlError:
         if not run_dir.submissions():
             _abandon(run_dir, location, run.study)
@@ -207,19 +208,24 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     )
 
 
-def _submit_arrays(arrays: Sequence[JobArray], run_dir: RunDir, run: Run) -> tuple[Submission, ...]:
+def _submit_arrays(
+    arrays: Sequence[JobArray], run_dir: RunDir, run: Run, *, resumed: bool
+) -> tuple[Submission, ...]:
     """Submits the arrays that the ledger does not hold yet, each written down once accepted."""
     backend = BACKENDS[run.backend]
     accepted = {submission.array: submission for submission in run_dir.submissions()}
-    resumed = bool(accepted)
     for array in arrays:
         if array.name in accepted:
             continue
+        script = run_dir.script(array.name)
         after = accepted[array.after].id if array.after else None
-        known = backend.find(array, run.study) if resumed else None
-        id_ = known or backend.submit(run_dir.script(array.name), array, run_dir, after=after)
+        known = backend.find(script) if resumed else None
         submission = Submission(
-            array=array.name, id=id_, tasks=array.tasks, backend=run.backend, at=time.time()
+            array=array.name,
+            id=known or backend.submit(script, array, run_dir, after=after),
+            tasks=array.tasks,
+            backend=run.backend,
+            at=time.time(),
         )
         run_dir.append(submission)
         accepted[array.name] = submission
@@ -280,7 +286,7 @@ def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted
     array = JobArray(name=f"attached-{attached + 1}", tasks=tasks)
     script = opened.backend.script(array, sweep, run_dir)
     run_dir.script(array.name).write_text(script, encoding="utf-8")
-    submissions = _submit_arrays([array], run_dir, opened.run)
+    submissions = _submit_arrays([array], run_dir, opened.run, resumed=False)
     return Submitted(
         study=opened.run.study, run_dir=run_dir.path, submissions=submissions, waiting=waiting
     )

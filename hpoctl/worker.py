@@ -109,9 +109,7 @@ class Worker:
     def run_trials(self) -> str:
         """Prepares, then runs trials until there is a reason to leave; gives the reason."""
         try:
-            objective = objectives.load(self.sweep)
-            if objective.prepare is not None:
-                objective.prepare(self.sweep.objective_args)
+            objective = objectives.ready(self.sweep)
         except BaseException as wrong:
             self.leave(f"could not prepare: {wrong}")
             raise
@@ -123,7 +121,7 @@ class Worker:
             if claim is None:
                 reason = "no trial waits"
                 break
-            self._run_trial(objective.run, claim)
+            self._run_trial(objective, claim)
         return self.leave(reason)
 
     def leave(self, reason: str) -> str:

@@ -110,7 +110,7 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
             task.wait()
 
 
-def find(array: JobArray, study: str) -> str | None:
+def find(script: Path) -> str | None:
     """Nothing: a local array whose submitter died before the ledger was written is not known."""
     return None
 

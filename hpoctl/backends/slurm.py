@@ -34,7 +34,7 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
     throttle = f"%{array.at_once}" if array.at_once else ""
     log = f"{_literal(run_dir.logs)}/%A_%a.log"
     options = [
-        f"--job-name={job_name(sweep.study, array)}",
+        f"--job-name=hpo-{slug(sweep.study)}-{array.name}",
         f"--array=0-{array.tasks - 1}{throttle}",
         f'--output="{log}"',
         "--open-mode=append",
@@ -56,11 +56,6 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
     return [*options, *resources.sbatch]
 
 
-def job_name(study: str, array: JobArray) -> str:
-    """Name of an array's job: what a user greps for in squeue."""
-    return f"hpo-{slug(study)}-{array.name}"
-
-
 def _literal(path: Path) -> str:
     """A path as it must stand between double quotes in a file name pattern of Slurm."""
     return str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
@@ -78,11 +73,13 @@ def submit(script: Path, array: JobArray, run_dir: RunDir, *, after: str | None)
     return answer.strip().split(";")[0]
 
 
-def find(array: JobArray, study: str) -> str | None:
-    """The id of an array that was accepted before its submitter died, if it is still known."""
-    name = job_name(study, array)
-    found = _ask(["squeue", "--me", "--noheader", f"--name={name}", "--format=%F"]).split()
-    return found[0] if found else None
+def find(script: Path) -> str | None:
+    """The id of an array that was accepted before its submitter died, if Slurm still knows it."""
+    for line in _ask(["squeue", "--me", "--noheader", "--format=%F|%o"]).splitlines():
+        id_, _, command = line.partition("|")
+        if command == str(script):
+            return id_
+    return None
 
 
 def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:

@@ -123,7 +123,7 @@ def init(folder: Path, form: str) -> None:
     written = control.init(folder)
     output.show_paths(written, Format(form))
     sweep = next(path for path in written if path.name == "sweep.yaml")
-    output.say(f"next: hpoctl check {sweep}")
+    output.suggest(f"check {sweep}")
 
 
 @cli.command()
@@ -132,7 +132,7 @@ def init(folder: Path, form: str) -> None:
 def check(request: Request, form: str) -> None:
     """Validate SWEEP and show what would run; writes nothing."""
     output.show_planned(control.plan(request), Format(form))
-    output.say(f"next: hpoctl submit {request.sweep_file} --dry-run")
+    output.suggest(f"submit {request.sweep_file} --dry-run")
 
 
 @cli.command()
@@ -141,7 +141,7 @@ def check(request: Request, form: str) -> None:
 def plan(request: Request, form: str) -> None:
     """Compare the modes for SWEEP: arrays, makespan, GPU-hours, startup."""
     output.show_plans(control.compare(request), Format(form))
-    output.say(f"next: hpoctl submit {request.sweep_file} --mode MODE")
+    output.suggest(f"submit {request.sweep_file} --mode MODE")
 
 
 @cli.command()
@@ -152,7 +152,7 @@ def submit(request: Request, dry_run: bool, form: str) -> None:
     """Queue the trials of SWEEP, submit its job arrays, and return."""
     if dry_run:
         output.show_scripts(control.plan(request))
-        output.say(f"next: hpoctl submit {request.sweep_file}")
+        output.suggest(f"submit {request.sweep_file}")
         return
     output.show_submitted(control.submit(request), Format(form), "submitted")
 
@@ -178,7 +178,7 @@ def run(request: Request, form: str) -> None:
     if ended.summary.best is not None:
         output.show_best(ended.summary.best, "yaml")
     output.show_report(report, Format(form))
-    output.say(f"next: hpoctl trials {output.shell_word(ended.run.study)}")
+    output.suggest(f"trials {output.shell_word(ended.run.study)}")
 
 
 @cli.group()
@@ -217,7 +217,7 @@ def list_(study: str, form: str) -> None:
 def drain(study: str, form: str) -> None:
     """Let every worker of STUDY finish its trial and leave; waiting trials stay queued."""
     output.show_workers(control.drain_workers(study), Format(form))
-    output.say(f"next: hpoctl workers list {output.shell_word(study)}")
+    output.suggest(f"workers list {output.shell_word(study)}")
 
 
 @cli.command()
@@ -279,7 +279,7 @@ def best(study: str, style: str) -> None:
 def report(study: str, out: Path | None, form: str) -> None:
     """Write the best configuration, a table of trials, a plot and a folder a trial."""
     output.show_report(control.write_report(study, out), Format(form))
-    output.say(f"next: hpoctl best {output.shell_word(study)} --format flags")
+    output.suggest(f"best {output.shell_word(study)} --format flags")
 
 
 @cli.command()

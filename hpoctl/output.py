@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,12 @@ class Format(StrEnum):
 def say(text: str) -> None:
     """A line that is not a result: hints, next commands."""
     print(text, file=sys.stderr)
+
+
+def suggest(command: str) -> None:
+    """The next sensible command, as it can be typed in this shell."""
+    program = "hpoctl" if shutil.which("hpoctl") else _relative(Path(sys.argv[0]).absolute())
+    say(f"next: {program} {command}")
 
 
 def complain(text: str) -> None:
@@ -140,7 +147,7 @@ def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
             print(f"{verb} {submission.array}: {submission.id} ({submission.tasks} tasks)")
     if not submitted.submissions:
         say(f"nothing to do: no trial of '{submitted.study}' waits")
-    say(f"next: hpoctl status {shell_word(submitted.study)}")
+    suggest(f"status {shell_word(submitted.study)}")
 
 
 def show_status(status: Status, form: Format) -> None:
@@ -151,7 +158,7 @@ def show_status(status: Status, form: Format) -> None:
         print(f"{status.finished}/{sum(status.summary.counts.values())}")
     else:
         _console().print(_status(status))
-        say(f"next: {_next(status)}")
+        suggest(_next(status))
 
 
 @contextmanager
@@ -199,9 +206,8 @@ def show_trials(records: Sequence[TrialRecord], metrics: Sequence[Metric], form:
         print("\n".join(str(record.number) for record in records))
         return
     names = list(dict.fromkeys(name for record in records for name in record.params))
-    leaves = [name.split(".")[-1] for name in names]
-    heads = leaves if len(set(leaves)) == len(leaves) else names
-    table = _table("trial", "state", *(m.name for m in metrics), "time", *heads, "error")
+    columns = (*(metric.name for metric in metrics), "time", *_heads(names), "error")
+    table = _table("trial", "state", *columns)
     for record in records:
         values = record.values or (None,) * len(metrics)
         took = record.duration_s
@@ -325,22 +331,23 @@ def _plan(plan: Plan) -> dict[str, object]:
 
 def _status(status: Status) -> RenderableType:
     from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
 
-    lines = [
-        f"{status.run.study}  mode {status.run.mode} on {status.run.backend}",
-        f"storage  {status.storage}",
-        f"trials   {_counts(status)}",
-        f"best     {_best_line(status)}",
-    ]
-    if status.gpu_hours.allocated:
-        hours = status.gpu_hours
-        lines.append(
-            f"GPU-h    {hours.allocated:.2f} allocated, {hours.training:.2f} training,"
-            f" {hours.startup:.2f} startup"
-        )
+    table = Table.grid("", "", padding=(0, 2))
+    table.add_row("study", f"{status.run.study} (mode {status.run.mode}, on {status.run.backend})")
+    table.add_row("storage", status.storage)
+    total = sum(status.summary.counts.values())
+    table.add_row("", ProgressBar(total=total, completed=status.finished, width=40))
+    table.add_row("trials", _counts(status))
+    table.add_row("best", _best_line(status))
+    hours = status.gpu_hours
+    if hours.allocated:
+        parts = f"{hours.training:.2f} training, {hours.startup:.2f} startup"
+        table.add_row("GPU-hours", f"{hours.allocated:.2f} allocated, {parts}")
     if status.eta_s:
-        lines.append(f"left     about {_duration(timedelta(seconds=status.eta_s))}")
-    return Group(*lines, *([_workers(status.workers)] if status.workers else []))
+        table.add_row("left", f"about {_duration(timedelta(seconds=status.eta_s))}")
+    return Group(table, *([_workers(status.workers)] if status.workers else []))
 
 
 def _counts(status: Status) -> str:
@@ -354,7 +361,9 @@ def _best_line(status: Status) -> str:
     best = status.summary.best
     if best is None or best.values is None:
         return "none yet" if len(status.sweep.metrics) == 1 else "several metrics: see the report"
-    params = ", ".join(f"{name} {_short(value)}" for name, value in best.params.items())
+    values = best.params.values()
+    pairs = zip(_heads(list(best.params)), values, strict=True)
+    params = ", ".join(f"{name} {_short(value)}" for name, value in pairs)
     return f"{status.sweep.metrics[0].name} {best.values[0]:.6g} in trial {best.number}: {params}"
 
 
@@ -377,10 +386,16 @@ def _next(status: Status) -> str:
     running = status.summary.counts[TrialState.RUNNING]
     if (status.waiting or running) and not status.live_workers:
         workers = min(status.waiting + running, 4)
-        return f"hpoctl workers add {study} -n {workers}   (trials are left, but no worker)"
+        return f"workers add {study} -n {workers}   (trials are left, but no worker)"
     if status.waiting or running:
-        return f"hpoctl status {study} --watch"
-    return f"hpoctl report {study}"
+        return f"status {study} --watch"
+    return f"report {study}"
+
+
+def _heads(names: Sequence[str]) -> Sequence[str]:
+    """Parameters' names without their groups, where that leaves them distinct."""
+    leaves = [name.split(".")[-1] for name in names]
+    return leaves if len(set(leaves)) == len(leaves) else names
 
 
 def _array(array: JobArray) -> str:
@@ -438,7 +453,7 @@ def _table(*columns: str) -> Table:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    console = Console(stderr=stderr, markup=False, highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH_OF_A_FILE
     return console

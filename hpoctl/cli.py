@@ -173,7 +173,7 @@ def run(request: Request, form: str) -> None:
         )
     report = control.write_report(study, None)
     if Format(form) is Format.JSON:
-        output.show_json(output.status_as_json(ended))
+        output.show_ended(ended)
         return
     if ended.summary.best is not None:
         output.show_best(ended.summary.best, "yaml")
@@ -216,7 +216,8 @@ def list_(study: str, form: str) -> None:
 @formatted
 def drain(study: str, form: str) -> None:
     """Let every worker of STUDY finish its trial and leave; waiting trials stay queued."""
-    output.show_workers(control.drain_workers(study), Format(form))
+    control.drain_workers(study)
+    output.show_workers(control.read_status(study), Format(form))
     output.suggest(f"workers list {output.shell_word(study)}")
 
 
@@ -241,7 +242,7 @@ def status(study: str, watch: bool, form: str) -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice([*TrialState]),
+    type=click.Choice([state.value for state in TrialState]),
     help="Only trials in this state; may be given again.",
 )
 @formatted
@@ -299,10 +300,20 @@ def tell(values: tuple[str, ...], step: int | None) -> None:
 
     Prints 'go on' or 'prune'; its exit code is 5 when the pruner wants the trial to end.
     """
-    prune = control.tell(values, step, os.environ)
+    from hpoctl.objectives.command import tell as tell_worker
+
+    prune = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
     output.show_text("prune\n" if prune else "go on\n")
     if prune:
         sys.exit(PRUNE_EXIT_CODE)
+
+
+def _named_number(given: str) -> tuple[str, float]:
+    name, _, text = given.partition("=")
+    try:
+        return name, float(text)
+    except ValueError:
+        raise ConfigError(f"{given}: write NAME=NUMBER, such as eval_loss=2.31") from None
 
 
 @cli.command(hidden=True)

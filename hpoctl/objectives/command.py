@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import socketserver
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpoctl.errors import ConfigError
 from hpoctl.sweep import PLACEHOLDER
 from hpoctl.trial import Objective, Outcome, Pruned, Trial
 
@@ -35,10 +37,10 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         told = _Told(trial, metrics)
         argv = [fill(word, {**values, **_own(trial)}) for word in command]
         with (
-            _listening(told) as socket,
+            _listening(told) as address,
             subprocess.Popen(
                 argv,
-                env=_environment(trial, values, socket),
+                env=_environment(trial, values, address),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -161,7 +163,7 @@ def _listening(told: _Told) -> Iterator[Path]:
             server.shutdown()
 
 
-def _environment(trial: Trial, values: Mapping[str, object], socket: Path) -> dict[str, str]:
+def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> dict[str, str]:
     params = trial.dir / "params.json"
     params.write_text(json.dumps(trial.params, indent=2) + "\n", encoding="utf-8")
     named = {
@@ -170,7 +172,7 @@ def _environment(trial: Trial, values: Mapping[str, object], socket: Path) -> di
     }
     own = {
         "HPOCTL_PARAMS": str(params),
-        "HPOCTL_SOCKET": str(socket),
+        "HPOCTL_SOCKET": str(address),
         "HPOCTL_TRIAL": str(trial.number),
         "HPOCTL_TRIAL_DIR": str(trial.dir),
         "HPOCTL_SEED": str(trial.seed),
@@ -201,3 +203,19 @@ def _ending(returncode: int) -> str:
     if returncode < 0:
         return f"was ended by signal {-returncode}"
     return f"left with exit code {returncode}"
+
+
+def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, str]) -> bool:
+    """The program's side of the socket: gives values, True if the trial should end.
+
+    Raises ConfigError outside of a trial.
+    """
+    address = environ.get("HPOCTL_SOCKET")
+    if address is None:
+        raise ConfigError("hpoctl tell works inside a trial: HPOCTL_SOCKET is not set")
+    said = values if step is None else {**values, "step": step}
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(address)
+        line.sendall(json.dumps(said).encode() + b"\n")
+        answer = line.makefile().readline()
+    return bool(json.loads(answer)["prune"])

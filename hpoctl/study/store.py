@@ -10,40 +10,24 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC
 
 import optuna
 import sqlalchemy.exc
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, create_trial
 
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
-from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
+from hpoctl.space import Params
+from hpoctl.study import translate
 from hpoctl.study.database import Attrs, Queue, engine_options, engine_url
 from hpoctl.study.location import Kind, Location
-from hpoctl.sweep import Asha, Median, NoPruner, Sweep, Tpe
+from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
 
 WORKER_KEY = "hpoctl:worker:"
 DRAIN_KEY = "hpoctl:drained_at"
 OWNER_KEY = "hpoctl:run_dir"
-
-_STATES = {
-    optuna.trial.TrialState.WAITING: TrialState.WAITING,
-    optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
-    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
-    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
-    optuna.trial.TrialState.FAIL: TrialState.FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +48,17 @@ class Store:
         self._sweep = sweep
         self._study_id = storage.get_study_id_from_name(sweep.study)
         self._study = optuna.load_study(
-            study_name=sweep.study, storage=storage, pruner=_pruner(sweep)
+            study_name=sweep.study, storage=storage, pruner=translate.pruner(sweep)
         )
 
     def append(self, points: Iterable[Params]) -> None:
         """Queues trials at the end; an empty point is filled by the sampler when claimed."""
         space, whole = self._sweep.search_space, list(points)
         if self._queue is not None:
-            self._queue.append(whole, lambda name, value: _encode(space, name, value))
+            self._queue.append(whole, lambda name, value: translate.encode(space, name, value))
             return
         for point in whole:
-            self._storage.create_new_trial(self._study_id, _template(space, point))
+            self._storage.create_new_trial(self._study_id, translate.template(space, point))
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
@@ -92,10 +76,10 @@ class Store:
         if taken is None:
             return None
         trial_id, number = taken
-        self._study.sampler = _sampler(self._sweep, number)
+        self._study.sampler = translate.sampler(self._sweep, number)
         handle = optuna.Trial(self._study, trial_id)
         params = {
-            name: _suggest(handle, name, distribution)
+            name: translate.suggest(handle, name, distribution)
             for name, distribution in self._sweep.search_space.parameters.items()
         }
         return Claim(number=number, params=params, handle=handle)
@@ -174,7 +158,7 @@ class Store:
         attrs = self._storage.get_study_system_attrs(self._study_id)
         workers = [WorkerRecord(**v) for key, v in attrs.items() if key.startswith(WORKER_KEY)]
         try:
-            best = _record(self._study.best_trial)
+            best = translate.record(self._study.best_trial)
         except (ValueError, RuntimeError):  # none is complete, or there are several metrics
             best = None
         return Summary(
@@ -185,7 +169,7 @@ class Store:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [_record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        return [translate.record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
 
     def _claim_in_journal(self, attrs: Attrs) -> tuple[int, int] | None:
         waiting = (optuna.trial.TrialState.WAITING,)
@@ -287,82 +271,3 @@ def _named_errors(location: Location) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as wrong:
         cause = getattr(wrong.__cause__ or wrong, "orig", None) or wrong
         raise StudyError(f"{location}: {' '.join(str(cause).split())}") from wrong
-
-
-def _sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one trial: seeded by the trial's number, so the worker does not matter."""
-    seed = derive_seed(sweep.seed, number)
-    match sweep.sampler:
-        case Tpe(n_startup_trials=startup, multivariate=multivariate):
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, multivariate=multivariate, constant_liar=True
-            )
-        case _:  # every point was drawn when the sweep was submitted
-            return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
-    match sweep.pruner:
-        case Median():
-            return optuna.pruners.MedianPruner(
-                n_startup_trials=sweep.pruner.n_startup_trials,
-                n_warmup_steps=sweep.pruner.n_warmup_steps,
-                interval_steps=sweep.pruner.interval_steps,
-            )
-        case Asha():
-            return optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=sweep.pruner.min_resource,
-                reduction_factor=sweep.pruner.reduction_factor,
-                min_early_stopping_rate=sweep.pruner.min_early_stopping_rate,
-            )
-        case NoPruner():
-            return optuna.pruners.NopPruner()
-
-
-def _distribution(distribution: Distribution) -> BaseDistribution:
-    match distribution:
-        case Categorical(choices=choices):
-            return CategoricalDistribution(choices)
-        case Int(low=low, high=high, log=log, step=step):
-            return IntDistribution(low, high, log=log, step=step)
-        case Float(low=low, high=high, log=log, step=float_step):
-            return FloatDistribution(low, high, log=log, step=float_step)
-
-
-def _encode(space: SearchSpace, name: str, value: Value) -> tuple[float, str]:
-    distribution = _distribution(space.parameters[name])
-    return distribution.to_internal_repr(value), distribution_to_json(distribution)
-
-
-def _template(space: SearchSpace, point: Params) -> FrozenTrial:
-    return create_trial(
-        state=optuna.trial.TrialState.WAITING,
-        params=dict(point),
-        distributions={name: _distribution(space.parameters[name]) for name in point},
-    )
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Value:
-    """The parameter as queued, else as the sampler wants it."""
-    value: Value
-    match distribution:
-        case Categorical(choices=choices):
-            value = trial.suggest_categorical(name, choices)
-        case Int(low=low, high=high, log=log, step=step):
-            value = trial.suggest_int(name, low, high, log=log, step=step)
-        case Float(low=low, high=high, log=log, step=float_step):
-            value = trial.suggest_float(name, low, high, log=log, step=float_step)
-    return value
-
-
-def _record(frozen: FrozenTrial) -> TrialRecord:
-    return TrialRecord(
-        number=frozen.number,
-        state=_STATES[frozen.state],
-        values=tuple(frozen.values) if frozen.values is not None else None,
-        params=frozen.params,
-        steps=frozen.intermediate_values,
-        started=frozen.datetime_start and frozen.datetime_start.astimezone(UTC),
-        ended=frozen.datetime_complete and frozen.datetime_complete.astimezone(UTC),
-        attrs=frozen.user_attrs,
-    )

@@ -1,0 +1,70 @@
+"""The workers of a study: attach more, let them leave, end them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from hpoctl import config, status
+from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
+from hpoctl.errors import BatchSystemError
+from hpoctl.plan import JobArray
+from hpoctl.record import TrialState
+
+_BETWEEN_LOOKS_S = 0.5
+
+
+def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted:
+    """Attaches workers to a study, never more than trials wait; `resources` are overrides.
+
+    Trials that were running on workers that are gone wait again before they are counted.
+    """
+    opened = open_run(study)
+    _return_lost(opened)
+    waiting = opened.summary().counts[TrialState.WAITING]
+    run_dir, tasks = opened.run_dir, min(workers, waiting)
+    if not tasks:
+        return Submitted(study=opened.run.study, run_dir=run_dir.path, submissions=(), waiting=0)
+    sweep = config.load(run_dir.sweep_file, (*opened.run.overrides, *resources))
+    attached = sum(s.array.startswith("attached-") for s in run_dir.submissions())
+    array = JobArray(name=f"attached-{attached + 1}", tasks=tasks)
+    script = opened.backend.script(array, sweep, run_dir)
+    run_dir.script(array.name).write_text(script, encoding="utf-8")
+    submissions = submit_arrays([array], run_dir, opened.run, resumed=False)
+    return Submitted(
+        study=opened.run.study, run_dir=run_dir.path, submissions=submissions, waiting=waiting
+    )
+
+
+def _return_lost(opened: OpenRun) -> None:
+    """Queues trials of dead workers again. Unknown is not dead, and it takes two looks."""
+    if not opened.summary().counts[TrialState.RUNNING]:
+        return
+    live: set[str] = set()
+    for look in range(2):
+        time.sleep(look * _BETWEEN_LOOKS_S)
+        try:
+            tasks = opened.tasks()
+        except BatchSystemError:
+            return
+        live |= {task.task for task in tasks if task.state in status.LIVE}
+    opened.store().return_lost(live)
+
+
+def drain_workers(study: str) -> None:
+    """Asks all workers of a study to finish their trial and leave."""
+    open_run(study).store().drain(time.time())
+
+
+def cancel(study: str) -> Submitted:
+    """Ends all arrays of a study; trials that wait stay in its queue."""
+    opened = open_run(study)
+    submissions = opened.run_dir.submissions()
+    opened.backend.cancel([submission.id for submission in submissions], opened.run_dir)
+    waiting = opened.summary().counts[TrialState.WAITING]
+    return Submitted(
+        study=opened.run.study,
+        run_dir=opened.run_dir.path,
+        submissions=submissions,
+        waiting=waiting,
+    )

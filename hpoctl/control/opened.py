@@ -1,0 +1,119 @@
+"""A run that was submitted, found again: its folder, its sweep, its study, its batch system."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hpoctl import config, rundir
+from hpoctl.backends import local, slurm
+from hpoctl.plan import JobArray, Limits
+from hpoctl.record import Summary, TaskRecord
+from hpoctl.rundir import Run, RunDir, Submission
+from hpoctl.study.location import Location, locate
+from hpoctl.study.summary import UnknownSchema, summarize
+from hpoctl.sweep import BackendName, Sweep
+
+if TYPE_CHECKING:
+    from hpoctl.study.store import Store
+
+
+class Backend(Protocol):
+    """What a module of `backends/` offers."""
+
+    def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
+    def submit(
+        self, script: Path, array: JobArray, run_dir: RunDir, *, after: str | None
+    ) -> str: ...
+    def find(self, script: Path) -> str | None: ...
+    def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
+    def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
+    def limits(self) -> Limits: ...
+
+
+BACKENDS: dict[BackendName, Backend] = {BackendName.SLURM: slurm, BackendName.LOCAL: local}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Arrays that a batch system has accepted; none, and why, where there was nothing to do."""
+
+    study: str
+    run_dir: Path
+    submissions: tuple[Submission, ...]
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run that was submitted, found again."""
+
+    run_dir: RunDir
+    run: Run
+    sweep: Sweep
+    location: Location
+
+    def summary(self) -> Summary:
+        """The study at a glance; through Optuna where its tables are not known."""
+        try:
+            return summarize(self.location, self.run.study)
+        except UnknownSchema:
+            return self.store().summary()
+
+    def store(self) -> Store:
+        """The study, open for writing."""
+        from hpoctl.study import store
+
+        return store.open_(self.location, self.sweep)
+
+    @property
+    def backend(self) -> Backend:
+        return BACKENDS[self.run.backend]
+
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """Every array task as the batch system knows it now. Raises BatchSystemError."""
+        ids = [submission.id for submission in self.run_dir.submissions()]
+        return self.backend.tasks(ids, self.run_dir)
+
+
+def open_run(study: str) -> OpenRun:
+    """The run of a study: a name, a run directory, or `last`. Raises StudyError."""
+    run_dir = rundir.find(study, os.environ)
+    run = run_dir.run()
+    sweep = config.load(run_dir.sweep_file, run.overrides)
+    return OpenRun(
+        run_dir=run_dir, run=run, sweep=sweep, location=locate_study(sweep, run.workdir, run_dir)
+    )
+
+
+def locate_study(sweep: Sweep, workdir: Path, run_dir: RunDir) -> Location:
+    """Where a sweep's study lives, by the environment of this process. Raises StudyError."""
+    return locate(sweep.storage, workdir=workdir, journal=run_dir.journal, environ=os.environ)
+
+
+def submit_arrays(
+    arrays: Sequence[JobArray], run_dir: RunDir, run: Run, *, resumed: bool
+) -> tuple[Submission, ...]:
+    """Submits the arrays that the ledger does not hold yet, each written down once accepted."""
+    backend = BACKENDS[run.backend]
+    accepted = {submission.array: submission for submission in run_dir.submissions()}
+    for array in arrays:
+        if array.name in accepted:
+            continue
+        script = run_dir.script(array.name)
+        after = accepted[array.after].id if array.after else None
+        known = backend.find(script) if resumed else None
+        submission = Submission(
+            array=array.name,
+            id=known or backend.submit(script, array, run_dir, after=after),
+            tasks=array.tasks,
+            backend=run.backend,
+            at=time.time(),
+        )
+        run_dir.append(submission)
+        accepted[array.name] = submission
+    return tuple(accepted[array.name] for array in arrays)

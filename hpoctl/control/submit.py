@@ -1,0 +1,131 @@
+"""From a sweep file to accepted job arrays; a submission that was killed goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpoctl import config, modes, rundir
+from hpoctl.control.opened import BACKENDS, Submitted, locate_study, submit_arrays
+from hpoctl.errors import ConfigError, HpoctlError, StudyError
+from hpoctl.plan import Plan, queue
+from hpoctl.rundir import Run, RunDir
+from hpoctl.study.location import Location
+from hpoctl.sweep import Mode, Sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A sweep file with the flags that came with it."""
+
+    sweep_file: Path
+    overrides: tuple[str, ...] = ()
+    run_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A valid sweep, what would run, and the scripts that would be submitted by array."""
+
+    sweep: Sweep
+    plan: Plan
+    run_dir: RunDir
+    scripts: dict[str, str]
+
+
+def plan(request: Request) -> Planned:
+    """Validates a sweep file and plans it; writes and submits nothing. Raises ConfigError."""
+    sweep = config.load(request.sweep_file, request.overrides)
+    backend = BACKENDS[sweep.backend]
+    planned = modes.plan(sweep, backend.limits())
+    folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
+    run_dir = RunDir(folder.absolute())
+    scripts = {array.name: backend.script(array, sweep, run_dir) for array in planned.arrays}
+    return Planned(sweep=sweep, plan=planned, run_dir=run_dir, scripts=scripts)
+
+
+def compare(request: Request) -> dict[Mode, Plan | str]:
+    """The plan of a sweep in each mode, or why it cannot run in it."""
+    sweep = config.load(request.sweep_file, request.overrides)
+    limits = BACKENDS[sweep.backend].limits()
+    plans: dict[Mode, Plan | str] = {}
+    for mode, planner in modes.PLANNERS.items():
+        try:
+            plans[mode] = planner(sweep, limits)
+        except ConfigError as refused:
+            plans[mode] = str(refused)
+    return plans
+
+
+def submit(request: Request) -> Submitted:
+    """Queues every trial and submits every array of a sweep; goes on where a kill cut it short.
+
+    Raises ConfigError, StudyError or BatchSystemError; after an error that came before the first
+    accepted array nothing of the sweep is left behind.
+    """
+    planned = plan(request)
+    sweep, run_dir = planned.sweep, planned.run_dir
+    text = request.sweep_file.read_text(encoding="utf-8")
+    run = Run(
+        study=sweep.study,
+        mode=planned.plan.mode,
+        backend=sweep.backend,
+        trials=planned.plan.trials,
+        arrays=planned.plan.arrays,
+        overrides=request.overrides,
+        workdir=Path.cwd(),
+        created_at=time.time(),
+    )
+    _make_way(run_dir, text, run)
+    from hpoctl.study import store
+
+    resumed = run_dir.plan_file.exists()
+    location = locate_study(sweep, run.workdir, run_dir)
+    store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
+    try:
+        run_dir.create(text, run)
+        for name, script in planned.scripts.items():
+            run_dir.script(name).write_text(script, encoding="utf-8")
+        submissions = submit_arrays(run.arrays, run_dir, run, resumed=resumed)
+    except HpoctlError:
+        if not run_dir.submissions():
+            _abandon(run_dir, location, run.study)
+        raise
+    rundir.remember(run_dir, os.environ)
+    return Submitted(
+        study=run.study, run_dir=run_dir.path, submissions=submissions, waiting=run.trials
+    )
+
+
+def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
+    """Refuses a second submission of a run, but lets an unfinished one go on or be replaced."""
+    if not run_dir.plan_file.exists():
+        return
+    before = run_dir.run()
+    accepted = {submission.array for submission in run_dir.submissions()}
+    same = (text, run.overrides, run.study) == (
+        run_dir.sweep_file.read_text(encoding="utf-8"),
+        before.overrides,
+        before.study,
+    )
+    if same and accepted < {array.name for array in run.arrays}:
+        return
+    if not accepted and before.study == run.study:
+        sweep = config.load(run_dir.sweep_file, before.overrides)
+        _abandon(run_dir, locate_study(sweep, before.workdir, run_dir), before.study)
+        return
+    raise StudyError(
+        f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"
+        f" {before.study}' attaches workers, another 'study' name starts another one"
+    )
+
+
+def _abandon(run_dir: RunDir, location: Location, study: str) -> None:
+    """Takes back a study that no array was submitted for."""
+    from hpoctl.study import store
+
+    store.delete(location, study, owner=str(run_dir.path))
+    shutil.rmtree(run_dir.path, ignore_errors=True)

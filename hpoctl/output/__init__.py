@@ -1,0 +1,239 @@
+"""What the user reads: tables for people, JSON for programs, bare ids for scripts.
+
+Results go to stdout, everything else to stderr. The only module that prints.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpoctl import config
+from hpoctl.control import Planned, Submitted
+from hpoctl.output import shapes, tables
+from hpoctl.plan import Plan
+from hpoctl.record import TrialRecord, TrialState
+from hpoctl.space import nest
+from hpoctl.status import Status
+from hpoctl.sweep import Metric, Mode
+
+if TYPE_CHECKING:
+    from hpoctl.report import Report
+
+
+class Format(StrEnum):
+    """How a result is shown."""
+
+    TABLE = "table"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+def say(text: str) -> None:
+    """A line that is not a result: hints, next commands."""
+    print(text, file=sys.stderr)
+
+
+def suggest(command: str) -> None:
+    """The next sensible command, as it can be typed in this shell."""
+    program = "hpoctl" if shutil.which("hpoctl") else _relative(Path(sys.argv[0]).absolute())
+    say(f"next: {program} {command}")
+
+
+def complain(text: str) -> None:
+    """An error, as one line for each thing that is wrong."""
+    print(f"hpoctl: {text}", file=sys.stderr)
+
+
+def show_json(value: object) -> None:
+    """A result for programs."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def show_planned(planned: Planned, form: Format) -> None:
+    """`check`: the space, the number of trials, what would run."""
+    if form is Format.JSON:
+        show_json({"study": planned.sweep.study, "valid": True, **shapes.plan_shape(planned.plan)})
+        return
+    sweep = planned.sweep
+    if form is Format.QUIET:
+        return
+    tables.console().print(tables.space_table(sweep.search_space))
+    print(
+        f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
+        f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
+    )
+    for array in planned.plan.arrays:
+        print(f"  {tables.array_line(array)}")
+    for note in planned.plan.notes:
+        say(f"note: {note}")
+    if planned.plan.cost is not None:
+        print(f"expected: {tables.cost_line(planned.plan.cost)}")
+
+
+def show_plans(plans: Mapping[Mode, Plan | str], form: Format) -> None:
+    """`plan`: the modes side by side."""
+    if form is Format.JSON:
+        show_json(
+            {
+                mode: {"refused": plan} if isinstance(plan, str) else shapes.plan_shape(plan)
+                for mode, plan in plans.items()
+            }
+        )
+        return
+    tables.console().print(tables.plans_table(plans))
+    if any(isinstance(plan, Plan) and plan.cost is None for plan in plans.values()):
+        say("'estimate: {trial: 10m, startup: 2m}' in the sweep file fills in the question marks")
+
+
+def show_scripts(planned: Planned) -> None:
+    """`submit --dry-run`: exactly what would be submitted."""
+    for array in planned.plan.arrays:
+        after = f", after {array.after} has ended" if array.after else ""
+        say(f"--- {planned.run_dir.script(array.name)}{after}")
+        print(planned.scripts[array.name], end="")
+
+
+def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
+    """`submit`, `workers add`, `cancel`: the arrays and the next command."""
+    if form is Format.JSON:
+        show_json(shapes.submitted_shape(submitted))
+        return
+    for submission in submitted.submissions:
+        if form is Format.QUIET:
+            print(submission.id)
+        else:
+            print(f"{verb} {submission.array}: {submission.id} ({submission.tasks} tasks)")
+    if not submitted.submissions:
+        say(f"nothing to do: no trial of '{submitted.study}' waits")
+    suggest(f"status {shell_word(submitted.study)}")
+
+
+def show_status(status: Status, form: Format) -> None:
+    """`status`: counts, best, workers; the next command."""
+    if form is Format.JSON:
+        show_json(shapes.status_shape(status))
+    elif form is Format.QUIET:
+        print(f"{status.finished}/{sum(status.summary.counts.values())}")
+    else:
+        tables.console().print(tables.status_view(status))
+        suggest(_next(status))
+
+
+@contextmanager
+def live_status() -> Iterator[Callable[[Status], None]]:
+    """A display that each call brings up to date; plain lines where there is no terminal."""
+    from rich.live import Live
+
+    console = tables.console(stderr=True)
+    if not console.is_terminal:
+        yield _ProgressLines()
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield lambda status: live.update(tables.status_view(status))
+
+
+class _ProgressLines:
+    """A line a change, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, status: Status) -> None:
+        line = f"{tables.counts(status)}; best {tables.best_line(status)}"
+        if line != self._last:
+            say(line)
+            self._last = line
+
+
+def show_workers(status: Status, form: Format) -> None:
+    """`workers list`."""
+    if form is Format.JSON:
+        show_json([shapes.worker_shape(worker) for worker in status.workers])
+    elif form is Format.QUIET:
+        print("\n".join(worker.task for worker in status.workers))
+    else:
+        tables.console().print(tables.workers_table(status.workers))
+
+
+def show_trials(records: Sequence[TrialRecord], metrics: Sequence[Metric], form: Format) -> None:
+    """`trials`: one line a trial."""
+    if form is Format.JSON:
+        show_json([shapes.trial_shape(record) for record in records])
+        return
+    if form is Format.QUIET:
+        print("\n".join(str(record.number) for record in records))
+        return
+    tables.console().print(tables.trials_table(records, metrics))
+
+
+def show_ended(status: Status) -> None:
+    """`run --json`: how it ended."""
+    show_json(shapes.status_shape(status))
+
+
+def show_best(best: TrialRecord, style: str) -> None:
+    """`best`: the winning parameters as YAML, JSON or flags."""
+    if style == "json":
+        show_json(nest(best.params))
+    elif style == "flags":
+        print(shlex.join(f"--{name.split('.')[-1]}={v}" for name, v in best.params.items()))
+    else:
+        print(config.dump(nest(best.params)), end="")
+
+
+def show_report(report: Report, form: Format) -> None:
+    """`report`: where the files are."""
+    paths = {
+        "best_config": report.best_config,
+        "trials_summary": report.trials_summary,
+        "optimization_plot": report.optimization_plot,
+        "trial_results": report.trial_results,
+    }
+    if form is Format.JSON:
+        show_json(paths)
+        return
+    for path in paths.values():
+        if path is not None:
+            print(_relative(path))
+
+
+def show_text(text: str) -> None:
+    """Text as it stands, such as a log."""
+    print(text, end="", flush=True)
+
+
+def show_paths(paths: Sequence[Path], form: Format) -> None:
+    """`init`: the files that were written."""
+    if form is Format.JSON:
+        show_json([str(path) for path in paths])
+    else:
+        print("\n".join(str(path) for path in paths))
+
+
+def _next(status: Status) -> str:
+    study = shell_word(status.run.study)
+    running = status.summary.counts[TrialState.RUNNING]
+    if (status.waiting or running) and not status.live_workers:
+        workers = min(status.waiting + running, 4)
+        return f"workers add {study} -n {workers}   (trials are left, but no worker)"
+    if status.waiting or running:
+        return f"status {study} --watch"
+    return f"report {study}"
+
+
+def _relative(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def shell_word(study: str) -> str:
+    """A study's name as one word of a shell."""
+    return shlex.quote(study)

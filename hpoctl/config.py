@@ -257,7 +257,7 @@ def _locate(wrong: _Complaint, tree: CommentedMap, name: str, overrides: Sequenc
     line, node, keys = 1, tree, list[str]()
     for key in wrong.place:
         if isinstance(node, CommentedMap) and key in node:
-            if key in node.lc.data:
+            if key in (node.lc.data or ()):  # None for an empty mapping
                 line = node.lc.key(key)[0] + 1
             node = node[key]
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):

@@ -79,7 +79,8 @@ def check_limits(plan: Plan, limits: Limits) -> Plan:
     largest = max(plan.arrays, key=lambda array: array.tasks)
     if limits.tasks_per_array is not None and largest.tasks > limits.tasks_per_array:
         fitting = math.ceil(plan.trials / limits.tasks_per_array)
-        key = f"trials_per_task: {fitting}" if plan.mode is Mode.BATCH else "fewer workers"
+        batch = plan.mode is Mode.BATCH
+        key = f"trials_per_task: {fitting}" if batch else f"workers: {limits.tasks_per_array}"
         raise ConfigError(
             f"array '{largest.name}' has {largest.tasks} tasks, this cluster allows"
             f" {limits.tasks_per_array} (MaxArraySize): use {key}"

@@ -22,8 +22,8 @@ from hpoctl.space import SearchSpace
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 TRIAL_PLACEHOLDERS = ("trial.number", "trial.dir", "trial.seed", "trial.params")
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2})(?::(\d{2}))?")
-_UNITS = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+)s)?")
+_CLOCK = re.compile(r"(?:(\d{1,6})-)?(\d{1,3}):(\d{2})(?::(\d{2}))?")
+_UNITS = re.compile(r"(?:(\d{1,6})d)?\s*(?:(\d{1,6})h)?\s*(?:(\d{1,6})m(?:in)?)?\s*(?:(\d{1,6})s)?")
 
 
 def parse_duration(value: object) -> timedelta:

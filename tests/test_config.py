@@ -213,7 +213,6 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ),
         ("storage: {sqlite: a.db, journal: b}", "storage: give only one of sqlite, journal"),
         # what belongs together
-        ("command: [python]", "objective: give either 'objective' or 'command'"),
         ("metrics: []", "metrics: is empty: name at least one metric"),
         ("metrics: [{name: a}, {name: a}]", "metrics: 'a' stands twice: names must differ"),
         ("metrics: [{goal: minimize}]", "metrics.0.name: is missing"),
@@ -259,11 +258,10 @@ def test_a_key_that_cannot_be_used_is_named_with_its_line(more: str, message: st
             "lr: min is 0: a logarithm needs a min above 0",
         ),
         ("{type: int, min: 1, mxa: 2}", "lr.mxa: unknown key; did you mean 'max'?"),
-        ("{type: int, low: 1, hihg: 2}", "lr.hihg: unknown key; did you mean 'high'?"),
         ("{type: unifrom, min: 0}", "lr.type: unknown type 'unifrom'; did you mean 'uniform'?"),
         (
-            "{type: normal}",
-            "lr.type: unknown type 'normal'; known: log_uniform, uniform, float, int, categorical",
+            "{type: gauss}",
+            "lr.type: unknown type 'gauss'; known: log_uniform, uniform, float, int, categorical",
         ),
         ("{type: int, min: 1}", "lr: 'max' is missing"),
         ("{type: categorical}", "lr: 'values' is missing"),
@@ -301,7 +299,7 @@ def test_a_parameter_that_cannot_be_used_is_named_with_its_line(
 def test_a_complaint_names_the_line_deep_in_nested_groups() -> None:
     text = NESTED_GROUPS.replace("      max: 5", "      mxa: 5")
     assert complaint(text) == (
-        "sweep.yaml:15: search_space.training.num_train_epochs.mxa: unknown key;"
+        "sweep.yaml:16: search_space.training.num_train_epochs.mxa: unknown key;"
         " did you mean 'max'?"
     )
 
@@ -333,6 +331,10 @@ def test_a_duplicate_key_is_refused_at_its_second_line() -> None:
             "sweep.yaml:1: objective: give either 'objective' or 'command'",
         ),
         (
+            f"{BASE}command: [python]\n",
+            "sweep.yaml:2: objective: give either 'objective' or 'command'",
+        ),
+        (
             BASE.replace("budget: {trials: 3}\n", ""),
             "sweep.yaml:1: budget: 'trials' is missing: tpe needs a number of trials",
         ),
@@ -350,7 +352,7 @@ def test_a_duplicate_key_is_refused_at_its_second_line() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_named(text: str, message: str) -> None:
+def test_what_is_missing_or_empty_is_named(text: str, message: str) -> None:
     assert complaint(text) == message
 
 
@@ -460,6 +462,12 @@ def test_a_flag_that_cannot_be_used_is_named_instead_of_the_file(
     assert complaint(BASE, override) == message
 
 
+def test_a_flag_may_fill_a_mapping_that_is_empty_in_the_file() -> None:
+    assert complaint(f"{BASE}resources: {{}}\n", "resources.tiem=2h") == (
+        "--set resources.tiem=2h: resources.tiem: unknown key; did you mean 'time'?"
+    )
+
+
 def test_a_wrong_key_in_the_file_keeps_its_line_next_to_a_flag() -> None:
     assert complaint(f"{BASE}wokers: 3\n", "seed=3") == (
         "sweep.yaml:6: wokers: unknown key; did you mean 'workers'?"
@@ -485,11 +493,14 @@ def test_a_binary_file_and_a_folder_are_refused(tmp_path: Path) -> None:
             config.load(path)
 
 
+WORDS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
+
+
 @given(
     st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
-        lambda inner: st.dictionaries(st.text(min_size=1), inner, max_size=3),
-        max_leaves=6,
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), WORDS),
+        lambda inner: st.dictionaries(WORDS, inner, max_size=3),
+        max_leaves=4,
     )
 )
 def test_what_is_dumped_reads_back_as_the_same(value: object) -> None:

@@ -104,7 +104,9 @@ def test_an_int_draw_stays_inside(ends: tuple[int, int], seed: int, log: bool) -
 
 
 @given(st.integers(-50, 50), st.integers(0, 50), st.integers(1, 9), SEEDS)
-def test_a_draw_with_steps_is_a_cell_of_the_grid(low: int, width: int, step: int, seed: int) -> None:
+def test_a_draw_with_steps_is_a_cell_of_the_grid(
+    low: int, width: int, step: int, seed: int
+) -> None:
     whole = Int(low=low, high=low + width, step=step)
     assert whole.draw(Random(seed)) in whole.grid()
     real = Float(low=low, high=low + width, step=step / 8)
@@ -130,7 +132,7 @@ def test_a_draw_of_the_space_is_the_same_for_the_same_seed() -> None:
 
 @given(st.dictionaries(st.lists(NAMES, min_size=1, max_size=4).map(".".join), VALUES, max_size=8))
 def test_flat_parameters_nest_and_come_back(params: dict[str, Value]) -> None:
-    groups = {name[: match] for name in params for match in _dots(name)}
+    groups = {name[:match] for name in params for match in _dots(name)}
     apart = {name: value for name, value in params.items() if name not in groups}
     assert flatten(nest(apart)) == apart
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from servers import Slurm
 
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster" / "devcluster"
 PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
@@ -119,14 +120,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    require_cluster()
-    it = Cluster()
-    try:
-        it.up()
-        yield it
-    finally:
-        it.remove()
+def cluster(slurm: Slurm) -> Cluster:
+    """The one that all tests share; whoever ends a daemon of it brings it up again."""
+    return Cluster(slurm.folder)
 
 
 @pytest.fixture

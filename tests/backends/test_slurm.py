@@ -1,0 +1,252 @@
+"""The Slurm backend: its scripts, what it reads from Slurm, and what it says when Slurm refuses."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpoctl.assets import read
+from hpoctl.backends import slurm
+from hpoctl.errors import BatchSystemError
+from hpoctl.plan import JobArray, Limits
+from hpoctl.record import TaskRecord, TaskState
+from hpoctl.rundir import RunDir
+
+from .conftest import FakeProgram, make_sweep
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ARRAY = JobArray(name="round-1", tasks=10, at_once=4, trials_per_task=2)
+
+
+def options(script: str) -> list[str]:
+    return [line[8:] for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_the_script_is_header_exports_and_the_workers_script_verbatim() -> None:
+    sweep = make_sweep(
+        study="gpt2 lr",
+        resources={
+            "partition": "alvis",
+            "account": "NAISS2026-1-1",
+            "qos": "normal",
+            "gpus": "A100:2",
+            "cpus": 16,
+            "mem": "64G",
+            "time": "1-02:03:04",
+            "setup": ["module load PyTorch", 'export NOTE="it\'s 100% $(hostname)"'],
+            "python": "/opt/my env/bin/python",
+            "sbatch": ["--constraint=nvme", "--mail-type=END"],
+        },
+    )
+    script = slurm.script(ARRAY, sweep, RunDir(Path("/scratch/me/my runs/gpt2-lr")))
+    header, _, worker = script.partition("# shellcheck shell=bash\n")
+    assert header == (GOLDEN / "slurm_script_header.sh").read_text()
+    assert f"# shellcheck shell=bash\n{worker}" == read("slurm/worker.sh")
+
+
+def test_a_script_without_wishes_asks_only_for_what_hpoctl_needs() -> None:
+    script = slurm.script(JobArray(name="workers", tasks=1), make_sweep(), RunDir(Path("/r")))
+    assert options(script) == [
+        "--job-name=hpo-s-workers",
+        "--array=0-0",
+        '--output="/r/logs/%A_%a.log"',
+        "--open-mode=append",
+        "--time=1:00:00",
+        "--signal=B:USR2@120",
+        "--cpus-per-task=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "shown"),
+    [
+        ("/my runs", '"/my runs/logs/%A_%a.log"'),
+        ("/100%", '"/100%%/logs/%A_%a.log"'),
+        ('/a"b', '"/a\\"b/logs/%A_%a.log"'),
+        ("/a\\b", '"/a\\\\b/logs/%A_%a.log"'),
+        ("/$(id)", '"/$(id)/logs/%A_%a.log"'),  # no shell reads a #SBATCH line
+    ],
+)
+def test_the_log_is_named_as_slurm_must_read_it(folder: str, shown: str) -> None:
+    script = slurm.script(ARRAY, make_sweep(), RunDir(Path(folder)))
+    assert f"--output={shown}" in options(script)
+
+
+@pytest.mark.parametrize(
+    ("time", "clock", "warning"),
+    [("30m", "0:30:00", 120), ("100h", "100:00:00", 120), ("1m", "0:01:00", 12)],
+)
+def test_the_warning_comes_in_time_for_short_allocations_too(
+    time: str, clock: str, warning: int
+) -> None:
+    script = slurm.script(ARRAY, make_sweep(resources={"time": time}), RunDir(Path("/r")))
+    assert f"--time={clock}" in options(script)
+    assert f"--signal=B:USR2@{warning}" in options(script)
+
+
+def test_gpus_without_a_type_and_no_gpus(run_dir: RunDir) -> None:
+    with_gpus = slurm.script(ARRAY, make_sweep(resources={"gpus": 2}), run_dir)
+    assert "--gres=gpu:2" in options(with_gpus)
+    without = options(slurm.script(ARRAY, make_sweep(), run_dir))
+    assert not [option for option in without if option.startswith("--gres")]
+
+
+def test_a_name_of_a_study_cannot_add_an_option() -> None:
+    sweep = make_sweep(study="x --account=theirs\u2028#SBATCH --qos=high")
+    names = [o for o in options(slurm.script(ARRAY, sweep, RunDir(Path("/r")))) if "job-name" in o]
+    assert len(names) == 1
+    assert " " not in names[0]
+
+
+def test_the_exports_of_a_script_survive_bash(run_dir: RunDir) -> None:
+    script = slurm.script(ARRAY, make_sweep(), run_dir)
+    exports = script.partition("# shellcheck")[0]
+    shown = subprocess.run(
+        ["bash", "-c", f'{exports}\nprintf %s "$HPOCTL_RUN_DIR"'],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert shown.stdout == str(run_dir.path)
+
+
+# what squeue says: --format=%F_%K|%T|%N|%r
+
+
+def test_tasks_are_read_with_their_node_and_reason() -> None:
+    text = (
+        "1234_0|RUNNING|alvis1-01|None\n"
+        "1234_1|COMPLETED|alvis1-02|None\n"
+        "1234_2|PENDING||JobArrayTaskLimit\n"
+        "1235_0|PENDING||Dependency\n"
+        "1235_1|PENDING||(null)\n"
+        "1236_0|OUT_OF_MEMORY|alvis1-03|OutOfMemory\n"
+    )
+    assert slurm.parse_tasks(text)[:4] == (
+        TaskRecord(task="1234_0", state=TaskState.RUNNING, node="alvis1-01"),
+        TaskRecord(task="1234_1", state=TaskState.COMPLETED, node="alvis1-02"),
+        TaskRecord(task="1234_2", state=TaskState.PENDING, reason="JobArrayTaskLimit"),
+        TaskRecord(task="1235_0", state=TaskState.PENDING, reason="Dependency"),
+    )
+    assert slurm.parse_tasks(text)[5].state is TaskState.OUT_OF_MEMORY
+
+
+def test_a_state_that_hpoctl_does_not_know_is_unknown_and_never_success() -> None:
+    text = "7_0|STAGE_OUT|n1|None\n7_1|SPECIAL_EXIT|n1|None\n7_2|REVOKED||None\n"
+    assert {task.state for task in slurm.parse_tasks(text)} == {TaskState.UNKNOWN}
+
+
+def test_a_reason_may_hold_the_separator_and_other_lines_are_passed_over() -> None:
+    text = "slurm_load_jobs: note\n\n7_0|PENDING||Resources|Priority\n"
+    (task,) = slurm.parse_tasks(text)
+    assert task.reason == "Resources|Priority"
+
+
+def test_all_arrays_are_asked_for_in_one_question(
+    fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
+) -> None:
+    fake_program("squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|RUNNING|n1|None"')
+    (task,) = slurm.tasks(["7", "8", "9"], run_dir)
+    assert task.state is TaskState.RUNNING
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert "--jobs=7,8,9" in asked
+
+
+def test_no_arrays_are_no_question(fake_program: FakeProgram, run_dir: RunDir) -> None:
+    fake_program("squeue", "exit 9")
+    assert slurm.tasks([], run_dir) == ()
+    slurm.cancel([], run_dir)
+
+
+def test_arrays_that_slurm_has_forgotten_are_no_tasks(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    assert slurm.tasks(["7"], run_dir) == ()
+
+
+# sbatch, scancel, scontrol
+
+
+def test_submit_gives_the_id_without_the_name_of_the_cluster(
+    fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
+) -> None:
+    fake_program("sbatch", f'printf "%s\\n" "$@" > {tmp_path}/asked; echo "4711;alvis"')
+    script = run_dir.script("round-1")
+    assert slurm.submit(script, ARRAY, run_dir, after="4710") == "4711"
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "--parsable",
+        "--dependency=afterany:4710",
+        str(script),
+    ]
+
+
+def test_a_refusal_shows_the_command_and_what_slurm_said(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program(
+        "sbatch",
+        'echo "sbatch: error: Batch job submission failed: Invalid account" >&2\n'
+        'echo "sbatch: error: second line" >&2; exit 1',
+    )
+    with pytest.raises(BatchSystemError) as refused:
+        slurm.submit(Path("/r/x.sh"), ARRAY, run_dir, after=None)
+    assert str(refused.value) == (
+        "sbatch --parsable /r/x.sh: Batch job submission failed: Invalid account"
+        " sbatch: error: second line"
+    )
+    assert refused.value.exit_code == 3
+
+
+def test_a_surrounding_allocation_does_not_become_options_of_ours(
+    fake_program: FakeProgram,
+    run_dir: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "set")
+    fake_program("sbatch", f"env > {tmp_path}/env; echo 1")
+    slurm.submit(Path("/r/x.sh"), ARRAY, run_dir, after=None)
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert {name for name in names if name.startswith("SLURM_")} == {"SLURM_CONF"}
+    assert "SBATCH_ACCOUNT" in names  # that one the user set for every sbatch of theirs
+
+
+def test_without_slurm_the_error_names_the_way_out(
+    run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BatchSystemError) as refused:
+        slurm.tasks(["7"], run_dir)
+    assert str(refused.value) == (
+        "squeue is not on this machine: run this on the login node, or add --backend local"
+    )
+    assert refused.value.exit_code == 3
+    assert slurm.limits() == Limits()
+
+
+def test_the_largest_array_is_read_from_the_configuration(fake_program: FakeProgram) -> None:
+    fake_program("scontrol", 'echo "MaxArraySize            = 1001"; echo "MaxJobCount = 9"')
+    assert slurm.limits() == Limits(tasks_per_array=1001)
+    fake_program("scontrol", 'echo "MaxJobCount = 9"')
+    assert slurm.limits() == Limits()
+
+
+def test_cancel_names_every_array(
+    fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
+) -> None:
+    fake_program("scancel", f'echo "$@" > {tmp_path}/asked')
+    slurm.cancel(["7", "8"], run_dir)
+    assert (tmp_path / "asked").read_text() == "7 8\n"
+
+
+def test_an_array_whose_submitter_died_is_found_by_its_script(fake_program: FakeProgram) -> None:
+    fake_program("squeue", 'echo "41|/r/round-2.sh"; echo "42|/r/round-1.sh"')
+    assert slurm.find(Path("/r/round-1.sh")) == "42"
+    assert slurm.find(Path("/r/round-3.sh")) is None
+    fake_program("squeue", "true")
+    assert slurm.find(Path("/r/round-1.sh")) is None

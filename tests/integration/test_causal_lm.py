@@ -1,0 +1,48 @@
+"""Two language models trained side by side on Slurm: the losses fall, the times overlap."""
+
+from __future__ import annotations
+
+import pytest
+from optuna.trial import TrialState
+
+from integration.conftest import MakeSweep
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def test_two_trials_learn_at_the_same_time(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        mode="async",
+        workers=2,
+        objective="hpoctl.objectives.causal_lm",
+        objective_args={
+            "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 300, "max_blocks": 400},
+            "model": {"num_layers": 1, "num_heads": 2, "ff_dim": 64, "dropout": 0.0},
+            "training": {"max_steps": 60, "eval_steps": 15, "batch_size": 8},
+        },
+        search_space={
+            "model": {"hidden_size": {"type": "categorical", "values": [32, 64]}},
+            "training": {"learning_rate": {"type": "categorical", "values": [5e-3]}},
+        },
+        sampler="grid",
+        metrics=[{"name": "eval_loss"}],
+        budget=None,
+    )
+    ids = sweep.submit()
+    sweep.await_finished(2, deadline_s=240)
+    trials = sweep.trials()
+    logs = [(sweep.run_dir.trial(n) / "log.txt").read_text() for n in (0, 1)]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2, logs
+    for trial in trials:
+        losses = [loss for _, loss in sorted(trial.intermediate_values.items())]
+        assert sorted(trial.intermediate_values) == [15, 30, 45, 60]
+        assert losses[0] > losses[-1] + 0.1
+        assert trial.value == losses[-1]
+        assert trial.user_attrs["parameters"] > 10_000
+    sweep.await_tasks(ids, 2)
+    assert trials[0].user_attrs["task"] != trials[1].user_attrs["task"]
+    starts = [trial.datetime_start for trial in trials]
+    ends = [trial.datetime_complete for trial in trials]
+    assert max(t.timestamp() for t in starts if t) < min(t.timestamp() for t in ends if t)

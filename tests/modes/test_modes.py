@@ -1,0 +1,60 @@
+"""`auto`, and what every mode keeps to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpoctl import modes
+from hpoctl.plan import Limits
+from hpoctl.space import Int, SearchSpace
+from hpoctl.sweep import Mode, Sweep
+
+COUNTS = st.integers(1, 300)
+
+
+def sweep(trials: int, **keys: object) -> Sweep:
+    space = SearchSpace({"a": Int(low=1, high=trials)})
+    known = {"study": "s", "objective": "m:f", "search_space": space}
+    return Sweep.model_validate({**known, "budget": {"trials": trials}, **keys})
+
+
+@given(COUNTS, COUNTS, COUNTS, st.sampled_from([*Mode]), st.sampled_from(["tpe", "random", "grid"]))
+def test_no_array_has_more_workers_than_trials_and_all_trials_have_a_worker(
+    trials: int, workers: int, per_task: int, mode: Mode, sampler: str
+) -> None:
+    whole = sweep(trials, mode=mode, sampler=sampler, workers=workers, trials_per_task=per_task)
+    plan = modes.plan(whole, Limits())
+    assert plan.mode is mode
+    assert plan.trials == trials
+    assert all(1 <= array.tasks <= trials for array in plan.arrays)
+    assert all(array.at_once is None or array.at_once < array.tasks for array in plan.arrays)
+    if mode is Mode.BATCH:
+        room = sum(array.tasks * (array.trials_per_task or 0) for array in plan.arrays)
+        assert trials <= room < trials + per_task
+
+
+@given(COUNTS, COUNTS, COUNTS, st.sampled_from([*Mode]))
+def test_arrays_have_different_names_and_wait_for_the_one_before(
+    trials: int, workers: int, per_task: int, mode: Mode
+) -> None:
+    whole = sweep(trials, mode=mode, workers=workers, trials_per_task=per_task)
+    arrays = modes.plan(whole, Limits()).arrays
+    names = [array.name for array in arrays]
+    assert len(set(names)) == len(names)
+    assert [array.after for array in arrays] == [None, *names[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "mode"), [("tpe", Mode.ASYNC), ("random", Mode.BATCH), ("grid", Mode.BATCH)]
+)
+def test_auto_is_async_for_a_sampler_that_learns_and_batch_for_points_known_before(
+    sampler: str, mode: Mode
+) -> None:
+    assert modes.choose(sweep(4, sampler=sampler)) is mode
+    assert modes.plan(sweep(4, sampler=sampler, mode="auto"), Limits()).mode is mode
+
+
+def test_every_mode_has_a_planner() -> None:
+    assert set(modes.PLANNERS) == set(Mode)

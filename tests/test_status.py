@@ -1,0 +1,136 @@
+"""The status: what the study says of its workers joined with what the batch system says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
+from hpoctl.rundir import Run
+from hpoctl.space import Int, SearchSpace
+from hpoctl.status import GpuHours, Status, WorkerStatus, eta_s, gpu_hours, join_workers
+from hpoctl.sweep import BackendName, Budget, Mode, Sweep
+
+
+def worker(task: str, **known: object) -> WorkerRecord:
+    fields: dict[str, object] = {"node": "n1", "pid": 1, "gpus": 1, "started_at": 0.0}
+    return WorkerRecord(task=task, **{**fields, **known})  # type: ignore[arg-type]
+
+
+def joined(task: str, state: TaskState, **known: object) -> WorkerStatus:
+    fields: dict[str, object] = {"node": None, "trial": None, "trials": 0, "reason": None}
+    return WorkerStatus(task=task, state=state, **{**fields, **known})  # type: ignore[arg-type]
+
+
+def summary(workers: tuple[WorkerRecord, ...] = (), **counts: int) -> Summary:
+    states = {state: counts.get(state, 0) for state in TrialState}
+    return Summary(counts=states, best=None, workers=workers)
+
+
+def status_of(*workers: WorkerStatus, counts: Summary | None = None) -> Status:
+    run = Run(
+        study="s", mode=Mode.ASYNC, backend=BackendName.SLURM, trials=9, arrays=(),
+        overrides=(), workdir=Path("/w"), created_at=0.0,
+    )  # fmt: skip
+    space = SearchSpace({"a": Int(low=1, high=9)})
+    return Status(
+        run=run,
+        run_dir=Path("/r"),
+        sweep=Sweep(study="s", objective="m:f", search_space=space, budget=Budget(trials=9)),
+        storage="j",
+        summary=counts or summary(),
+        workers=workers,
+        gpu_hours=GpuHours(allocated=0, training=0, startup=0),
+        eta_s=None,
+    )
+
+
+def test_a_worker_has_the_state_of_its_task_and_the_trial_of_the_study() -> None:
+    known = worker("7_0", trial=4, trials=2)
+    task = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
+    assert join_workers([known], [task]) == (
+        joined("7_0", TaskState.RUNNING, node="n1", trial=4, trials=2),
+    )
+
+
+def test_a_task_that_waits_is_shown_with_its_reason() -> None:
+    task = TaskRecord(task="7_1", state=TaskState.PENDING, reason="Priority")
+    assert join_workers([], [task]) == (joined("7_1", TaskState.PENDING, reason="Priority"),)
+
+
+def test_a_worker_that_said_goodbye_is_completed_whatever_the_batch_system_knows() -> None:
+    left = worker("7_0", ended_at=9.0, reason="no trial waits")
+    running = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
+    for tasks in ([], [running]):
+        (shown,) = join_workers([left], tasks)
+        assert (shown.state, shown.reason) == (TaskState.COMPLETED, "no trial waits")
+
+
+def test_a_worker_without_goodbye_and_without_a_task_is_gone() -> None:
+    (shown,) = join_workers([worker("7_0", trial=3)], [])
+    assert (shown.state, shown.trial) == (TaskState.GONE, 3)
+
+
+def test_every_task_and_every_worker_is_shown_once() -> None:
+    tasks = [TaskRecord(task=name, state=TaskState.RUNNING) for name in ("7_0", "7_1")]
+    shown = join_workers([worker("6_0", ended_at=1.0), worker("7_1")], tasks)
+    assert [one.task for one in shown] == ["7_0", "7_1", "6_0"]
+
+
+def test_states_in_which_a_task_may_still_run_are_live() -> None:
+    states = (
+        TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETING, TaskState.SUSPENDED,
+        TaskState.REQUEUED, TaskState.UNKNOWN, TaskState.COMPLETED, TaskState.FAILED,
+        TaskState.CANCELLED, TaskState.TIMEOUT, TaskState.NODE_FAIL, TaskState.GONE,
+    )  # fmt: skip
+    workers = [joined(f"7_{index}", state) for index, state in enumerate(states)]
+    assert status_of(*workers).live_workers == 6
+
+
+def test_finished_trials_ended_whatever_way() -> None:
+    now = status_of(counts=summary(waiting=4, running=2, complete=3, pruned=1, failed=1))
+    assert (now.waiting, now.finished) == (4, 5)
+
+
+def test_gpu_hours_of_a_running_worker_count_to_now() -> None:
+    running = worker("7_0", gpus=2, ready_at=1800.0, training_s=3600.0, seen_at=5000.0)
+    task = TaskRecord(task="7_0", state=TaskState.RUNNING)
+    assert gpu_hours([running], [task], now=7200.0) == GpuHours(
+        allocated=4.0, training=2.0, startup=1.0
+    )
+
+
+def test_gpu_hours_of_a_worker_that_is_gone_count_to_its_last_sign_of_life() -> None:
+    gone = worker("7_0", ready_at=0.0, seen_at=1800.0)
+    ended = worker("7_1", ready_at=0.0, seen_at=1800.0, ended_at=3600.0)
+    assert gpu_hours([gone], [], now=1e9).allocated == 0.5
+    assert gpu_hours([ended], [], now=1e9).allocated == 1.0
+
+
+def test_a_worker_that_never_got_ready_only_started_up() -> None:
+    starting = worker("7_0")
+    task = TaskRecord(task="7_0", state=TaskState.RUNNING)
+    assert gpu_hours([starting], [task], now=3600.0) == GpuHours(
+        allocated=1.0, training=0.0, startup=1.0
+    )
+
+
+def test_the_time_left_is_the_pace_so_far_over_the_workers_that_run() -> None:
+    workers = (worker("7_0", trials=2, training_s=200.0), worker("7_1", trials=2, training_s=200.0))
+    shown = [joined("7_0", TaskState.RUNNING), joined("7_1", TaskState.RUNNING)]
+    assert eta_s(summary(workers, waiting=8, running=2, complete=4), shown) == 500.0
+
+
+def test_more_workers_than_trials_left_do_not_make_it_shorter() -> None:
+    workers = (worker("7_0", trials=1, training_s=100.0),)
+    shown = [joined(f"7_{index}", TaskState.RUNNING) for index in range(8)]
+    assert eta_s(summary(workers, running=1, complete=1), shown) == pytest.approx(100.0)
+
+
+def test_there_is_no_time_left_to_tell_without_a_pace_or_without_a_worker() -> None:
+    done = (worker("7_0", trials=1, training_s=100.0),)
+    running = [joined("7_0", TaskState.RUNNING)]
+    assert eta_s(summary(waiting=3), running) is None
+    assert eta_s(summary(done, waiting=3), [joined("7_0", TaskState.PENDING)]) is None
+    assert eta_s(summary(done, complete=3), []) == 0.0

@@ -1,0 +1,254 @@
+"""The worker: works a queue off, and leaves at the right time with the reason written down."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from workplace import open_workplace, wait_until
+
+from hpoctl.record import TrialState, WorkerRecord
+from hpoctl.study import store
+from hpoctl.worker import Allocation
+
+FIVE = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 5}}\n"
+QUICK = "def objective(trial): return trial.params['a']\n"
+SLOW = """
+import time
+from pathlib import Path
+def objective(trial):
+    Path(f"started-{trial.number}").touch()
+    while not Path("go").exists():
+        time.sleep(0.02)
+    return 1.0
+"""
+
+
+def test_a_worker_works_the_queue_off_and_writes_itself_down(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, QUICK, FIVE)
+    printed = place.work(HPOCTL_TASK="7_3", HPOCTL_GPUS="2")
+    assert [record.values for record in place.records()] == [(float(a),) for a in range(1, 6)]
+    (worker,) = place.workers()
+    assert (worker.task, worker.node, worker.gpus, worker.trials) == ("7_3", "here", 2, 5)
+    assert worker.ready_at is not None and worker.ended_at is not None
+    assert worker.started_at <= worker.ready_at <= worker.ended_at
+    assert 0 < worker.training_s < worker.ended_at - worker.ready_at
+    assert worker.reason == "no trial waits"
+    assert "trial 4 complete 5 in " in printed
+    assert {str(record.attrs["task"]) for record in place.records()} == {"7_3"}
+
+
+def test_a_worker_leaves_after_its_trials_per_task(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, QUICK, FIVE)
+    place.work(HPOCTL_TASK="7_0", HPOCTL_TRIALS_PER_TASK="2")
+    assert place.counts() == {TrialState.COMPLETE: 2, TrialState.WAITING: 3}
+    assert place.workers()[0].reason == "its trials_per_task are done"
+
+
+def test_a_worker_starts_no_trial_after_the_time_of_the_budget(tmp_path: Path) -> None:
+    text = f"{FIVE}budget: {{time: 1h}}\n"
+    place = open_workplace(tmp_path, QUICK, text, created_at=1_000_000.0)
+    place.work()
+    assert place.counts() == {TrialState.WAITING: 5}
+    assert place.workers()[0].reason == "budget.time is spent"
+
+
+def test_a_worker_leaves_when_the_gpu_hours_of_all_workers_are_spent(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, QUICK, f"{FIVE}budget: {{gpu_hours: 50}}\n")
+    hours = {"7_0": 20.0, "7_1": 29.0}
+    for task, spent in hours.items():
+        place.store().keep_worker(
+            WorkerRecord(
+                task=task, node="n1", pid=1, gpus=1, started_at=1.0, ended_at=1.0 + spent * 3600
+            )
+        )
+    place.work(HPOCTL_TASK="7_2", HPOCTL_TRIALS_PER_TASK="1")
+    assert place.counts() == {TrialState.COMPLETE: 1, TrialState.WAITING: 4}
+    place.store().keep_worker(
+        WorkerRecord(task="7_3", node="n1", pid=1, gpus=2, started_at=1.0, ended_at=1801.0)
+    )
+    place.work(HPOCTL_TASK="7_4")
+    assert place.counts() == {TrialState.COMPLETE: 1, TrialState.WAITING: 4}
+    assert {w.task: w.reason for w in place.workers()}["7_4"] == "budget.gpu_hours is spent"
+
+
+def test_a_worker_leaves_when_the_walltime_is_too_short_for_its_longest_trial(
+    tmp_path: Path,
+) -> None:
+    slow = "import time\ndef objective(trial):\n    time.sleep(0.6)\n    return 1.0\n"
+    place = open_workplace(tmp_path, slow, FIVE)
+    place.work(HPOCTL_WALLTIME_S="1.0")
+    (worker,) = place.workers()
+    assert worker.trials == 1
+    assert worker.reason is not None
+    assert worker.reason.endswith("s of walltime left, the longest trial took 1 s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_worker_that_is_told_to_leave_finishes_its_trial(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    place = open_workplace(tmp_path, SLOW, FIVE)
+    with place.start() as worker:
+        wait_until((tmp_path / "started-0").exists)
+        worker.send_signal(number)
+        (tmp_path / "go").touch()
+        worker.communicate(timeout=30)
+    assert worker.returncode == 0
+    assert place.counts() == {TrialState.COMPLETE: 1, TrialState.WAITING: 4}
+    assert place.workers()[0].reason == f"told to by {number.name}"
+
+
+def test_a_worker_that_is_drained_finishes_its_trial_and_a_later_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    place = open_workplace(tmp_path, SLOW, FIVE)
+    with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until((tmp_path / "started-0").exists)
+        place.store().drain(place.workers()[0].started_at + 0.001)
+        (tmp_path / "go").touch()
+        worker.communicate(timeout=30)
+    assert place.counts() == {TrialState.COMPLETE: 1, TrialState.WAITING: 4}
+    assert place.workers()[0].reason == "told to by 'hpoctl workers drain'"
+    place.work(HPOCTL_TASK="7_1")
+    assert place.counts() == {TrialState.COMPLETE: 5}
+
+
+PREPARED = """
+import os
+from pathlib import Path
+ready = None
+def prepare(args):
+    global ready
+    with Path("prepared").open("a") as lines:
+        lines.write(f"{os.getpid()} {args['path']}\\n")
+    ready = args["path"]
+def objective(trial):
+    assert ready == "data"
+    return os.getppid()
+"""
+
+
+def test_prepare_is_called_once_in_the_parent_of_all_trials(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, PREPARED, f"{FIVE}objective_args: {{path: data}}\n")
+    place.work()
+    (line,) = (tmp_path / "prepared").read_text().splitlines()
+    pid, path = line.split()
+    assert path == "data"
+    assert {record.values for record in place.records()} == {(float(pid),)}
+
+
+def test_a_worker_without_work_leaves_before_the_minutes_of_preparing(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, PREPARED, f"{FIVE}objective_args: {{path: data}}\n")
+    place.work(HPOCTL_TASK="7_0")
+    (tmp_path / "prepared").unlink()
+    place.work(HPOCTL_TASK="7_1")
+    assert not (tmp_path / "prepared").exists()
+    assert [worker.reason for worker in place.workers()] == ["no trial waits"] * 2
+
+
+def test_a_worker_that_cannot_prepare_takes_no_trial_and_says_why(tmp_path: Path) -> None:
+    text = "def prepare(args): raise FileNotFoundError('no data')\ndef objective(trial): return 1\n"
+    place = open_workplace(tmp_path, text, FIVE)
+    printed = place.work(code=1)
+    assert "no data" in printed
+    assert place.counts() == {TrialState.WAITING: 5}
+    assert place.workers()[0].reason == "could not prepare: no data"
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("x = 1\n", "objective: module 'mine' has no function 'objective'"),
+        (
+            "import no_such_library\n",
+            "objective: no module 'no_such_library': mine needs it:"
+            " pip install 'hpoctl[llm]' brings the usual ones",
+        ),
+    ],
+)
+def test_an_objective_that_cannot_be_loaded_is_a_configuration_error(
+    tmp_path: Path, objective: str, message: str
+) -> None:
+    place = open_workplace(tmp_path, objective, FIVE)
+    assert message in place.work(code=2)
+    assert place.counts() == {TrialState.WAITING: 5}
+
+
+SEEDED = """
+import random
+def objective(trial): return {"value": random.random(), "again": trial.seed}
+"""
+
+
+def test_a_trial_has_the_same_seed_and_parameters_on_any_worker(tmp_path: Path) -> None:
+    text = "sampler: random\nseed: 5\nbudget: {trials: 4}\n"
+    text += "search_space: {a: {type: uniform, min: 0, max: 1}}\n"
+    one = open_workplace(tmp_path / "one", SEEDED, text)
+    one.work(HPOCTL_TASK="7_0")
+    two = open_workplace(tmp_path / "two", SEEDED, text)
+    two.work(HPOCTL_TASK="8_0", HPOCTL_TRIALS_PER_TASK="1")
+    two.work(HPOCTL_TASK="8_1")
+    assert [(r.values, r.params, r.attrs["again"]) for r in one.records()] == [
+        (r.values, r.params, r.attrs["again"]) for r in two.records()
+    ]
+    assert len({record.values for record in one.records()}) == 4
+
+
+FALLING = """
+from hpoctl.trial import Pruned
+def objective(trial):
+    for step in range(1, 6):
+        trial.report(trial.params["a"], step)
+        if trial.should_prune():
+            raise Pruned
+    return trial.params["a"]
+"""
+
+
+def test_the_pruner_is_asked_at_each_report_and_its_answer_reaches_the_trial(
+    tmp_path: Path,
+) -> None:
+    pruner = "pruner: {name: median, n_startup_trials: 2, n_warmup_steps: 2}\n"
+    place = open_workplace(tmp_path, FALLING, f"{FIVE}{pruner}")
+    place.work()
+    records = place.records()
+    assert [record.state for record in records[:2]] == [TrialState.COMPLETE] * 2
+    assert {record.state for record in records[2:]} == {TrialState.PRUNED}
+    assert all(len(record.steps) == 2 for record in records[2:])
+
+
+def test_two_workers_run_exactly_the_queue(tmp_path: Path) -> None:
+    text = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 16}}\n"
+    place = open_workplace(tmp_path, QUICK, text)
+    workers = [place.start(HPOCTL_TASK=f"7_{index}") for index in range(2)]
+    for worker in workers:
+        printed, _ = worker.communicate(timeout=60)
+        assert worker.returncode == 0, printed
+    assert place.counts() == {TrialState.COMPLETE: 16}
+    assert sum(worker.trials for worker in place.workers()) == 16
+
+
+def test_a_study_that_was_deleted_is_named(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, QUICK, FIVE)
+    store.delete(place.location, "my study", owner=str(place.run_dir.path))
+    printed = place.work(code=4)
+    assert "was it deleted?" in printed
+    assert "Traceback" not in printed
+
+
+def test_an_allocation_is_read_from_the_variables_of_the_script() -> None:
+    whole = Allocation.read(
+        {
+            "HPOCTL_TASK": "7_1",
+            "HPOCTL_NODE": "n1",
+            "HPOCTL_CPUS": "16",
+            "HPOCTL_GPUS": "4",
+            "HPOCTL_TRIALS_PER_TASK": "3",
+            "HPOCTL_WALLTIME_S": "7200",
+        }
+    )
+    assert whole == Allocation(task="7_1", node="n1", cpus=16, gpus=4, trials=3, walltime_s=7200.0)
+    empty = Allocation.read({"HPOCTL_TRIALS_PER_TASK": "", "HPOCTL_WALLTIME_S": ""})
+    assert (empty.cpus, empty.gpus, empty.trials, empty.walltime_s) == (1, 0, None, None)

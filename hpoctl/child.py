@@ -106,7 +106,8 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
 
 def _leave_the_worker_behind(errand: Errand) -> None:
     os.setpgrp()  # so that the worker can end the trial with all that it started
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGHUP, lambda number, frame: os.killpg(0, signal.SIGKILL))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
     for warning in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         # The worker decides, and the trial is finished. Not SIG_IGN, which programs would inherit.
         signal.signal(warning, lambda number, frame: None)
@@ -134,6 +135,8 @@ def _result(outcome: Outcome, metrics: Sequence[str]) -> dict[str, object]:
             )
         extras = {name: float(v) for name, v in outcome.items() if name not in metrics}
         return {"values": [float(outcome[name]) for name in metrics], "extras": extras}
+    if outcome is None:
+        raise ValueError("the objective returned None: is a 'return' missing?")
     values = list(outcome) if isinstance(outcome, Sequence) else [outcome]
     if len(values) != len(metrics) or isinstance(outcome, str):
         raise ValueError(f"the objective returned {outcome!r}, not one number for each metric")

@@ -28,8 +28,12 @@ def main() -> None:
     """Runs a command; ends with its exit code: 0, 2 configuration, 3 batch system, 4 study."""
     try:
         cli.main(standalone_mode=False)
-    except click.ClickException as wrong:
-        wrong.show()
+    except click.exceptions.NoArgsIsHelpError as nothing_asked:
+        nothing_asked.show()
+        sys.exit(ConfigError.exit_code)
+    except click.UsageError as wrong:
+        command = wrong.ctx.command_path if wrong.ctx else "hpoctl"
+        output.complain(f"{wrong.format_message().rstrip('.')}; see '{command} --help'")
         sys.exit(ConfigError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
@@ -151,7 +155,7 @@ def plan(request: Request, form: str) -> None:
 def submit(request: Request, dry_run: bool, form: str) -> None:
     """Queue the trials of SWEEP, submit its job arrays, and return."""
     if dry_run:
-        output.show_scripts(control.plan(request))
+        output.show_scripts(control.plan(request), Format(form))
         output.suggest(f"submit {request.sweep_file}")
         return
     output.show_submitted(control.submit(request), Format(form), "submitted")
@@ -164,19 +168,13 @@ def run(request: Request, form: str) -> None:
     """Run SWEEP on this machine, wait with a progress display, and write the report."""
     with output.live_status() as watch:
         ended = control.run(request, watch)
-    study = str(ended.run_dir)
-    if ended.waiting:
-        reasons = {worker.reason for worker in ended.workers if worker.reason}
-        raise HpoctlError(
-            f"{ended.waiting} trials still wait, all workers left: {'; '.join(sorted(reasons))};"
-            f" see {ended.run_dir / 'logs'}"
-        )
-    report = control.write_report(study, None)
+    report = control.write_report(str(ended.run_dir), None)
+    control.check_ended(ended)
     if Format(form) is Format.JSON:
         output.show_ended(ended)
         return
     if ended.summary.best is not None:
-        output.show_best(ended.summary.best, "yaml")
+        output.show_best(ended.summary.best, "yaml", Format(form))
     output.show_report(report, Format(form))
     output.suggest(f"trials {output.shell_word(ended.run.study)}")
 
@@ -257,20 +255,20 @@ def trials(study: str, states: tuple[str, ...], form: str) -> None:
 @click.argument("study")
 @click.argument("trial", type=click.IntRange(min=0))
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial has ended.")
-@_debug
-def logs(study: str, trial: int, follow: bool) -> None:
+@formatted
+def logs(study: str, trial: int, follow: bool, form: str) -> None:
     """Print the log of TRIAL, whatever worker ran it."""
     for text in control.read_log(study, trial, follow=follow):
-        output.show_text(text)
+        output.show_text(text, Format(form))
 
 
 @cli.command()
 @click.argument("study", default="last")
 @click.option("--format", "style", type=click.Choice(["yaml", "json", "flags"]), default="yaml")
-@_debug
-def best(study: str, style: str) -> None:
-    """Print the best parameters of STUDY."""
-    output.show_best(control.read_best(study), style)
+@formatted
+def best(study: str, style: str, form: str) -> None:
+    """Print the best parameters of STUDY; --json adds the trial's number and values."""
+    output.show_best(control.read_best(study), style, Format(form))
 
 
 @cli.command()
@@ -294,8 +292,8 @@ def cancel(study: str, form: str) -> None:
 @cli.command()
 @click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
 @click.option("--step", type=int, help="Training step: makes it a report, not the result.")
-@_debug
-def tell(values: tuple[str, ...], step: int | None) -> None:
+@formatted
+def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
     """Give values of the running trial, from a program started by 'command:'.
 
     Prints 'go on' or 'prune'; its exit code is 5 when the pruner wants the trial to end.
@@ -303,7 +301,7 @@ def tell(values: tuple[str, ...], step: int | None) -> None:
     from hpoctl.objectives.command import tell as tell_worker
 
     prune = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
-    output.show_text("prune\n" if prune else "go on\n")
+    output.show_answer(prune, Format(form))
     if prune:
         sys.exit(PRUNE_EXIT_CODE)
 

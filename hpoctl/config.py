@@ -97,7 +97,7 @@ def _override(tree: CommentedMap, override: str) -> None:
             branch = branch[int(key)] if isinstance(branch, list) else branch.setdefault(key, {})
         branch[int(keys[-1]) if isinstance(branch, list) else keys[-1]] = YAML().load(text)
     except (YAMLError, ValueError, IndexError, TypeError, AttributeError) as wrong:
-        raise ConfigError(f"--set {override}: there is no such place, or no such value") from wrong
+        raise ConfigError(f"--set {path}: there is no such place, or no such value") from wrong
 
 
 def _plain(node: Any) -> Any:
@@ -154,8 +154,38 @@ def _complaint(wrong: ValidationError) -> _Complaint:
 
 
 def _input_error(error: ErrorDetails) -> str:
+    """What is wrong with a value; one that may hold a password is not repeated."""
+    place = [str(key) for key in error["loc"]]
     text = error["msg"].removeprefix("Input ").removeprefix("String ")
-    return f"{text}, not {error['input']!r}"
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        text = "should be a mapping of keys and values"
+    elif error["type"] == "tuple_type":
+        text = "should be a list, such as [a, b]"
+    elif error["type"] == "string_pattern_mismatch":
+        key = next((key for key in reversed(place) if key in _EXAMPLES), "")
+        text = f"should look like {_EXAMPLES[key]}" if key else "has characters of no use here"
+    return text if "storage" in place else f"{text}, not {error['input']!r}"
+
+
+_EXAMPLES = {
+    "mem": "64G",
+    "sbatch": "--constraint=a100",
+    "partition": "gpu",
+    "account": "project-1",
+    "qos": "normal",
+    "metrics": "eval_loss",
+}
+
+
+def _wrong_value(field: str, wrong: ValidationError) -> str:
+    if field == "choices" and wrong.errors()[0]["loc"]:
+        return "each value should be a number, a text, true, false or null"
+    return _input_error(wrong.errors()[0])
+
+
+def _nearest_key(key: str, keys: Sequence[str]) -> str:
+    """A hint among the keys of a type and their other names."""
+    return nearest(key, [*keys, *(_FIELDS[known] for known in keys if known in _FIELDS)])
 
 
 _OWN_ERRORS = frozenset(
@@ -202,14 +232,14 @@ def _distribution(tree: Mapping[str, object], place: Place) -> Distribution:
             raise _Complaint((*place, key), "conditions (when:) are not built yet: leave it out")
         field = _FIELDS.get(key, key)
         if field not in [_FIELDS.get(known, known) for known in keys]:
-            raise _Complaint((*place, key), f"unknown key; {nearest(key, list(keys))}")
+            raise _Complaint((*place, key), f"unknown key; {_nearest_key(key, keys)}")
         if field in fields:
             raise _Complaint((*place, key), "is given twice, under two names: keep one")
         given = tuple(value) if isinstance(value, list) else value
         try:
             fields[field] = TypeAdapter(types[field]).validate_python(given, strict=True)
         except ValidationError as wrong:
-            raise _Complaint((*place, key), _input_error(wrong.errors()[0])) from wrong
+            raise _Complaint((*place, key), _wrong_value(field, wrong)) from wrong
     for key in ("values",) if kind is Categorical else ("min", "max"):
         if _FIELDS[key] not in fields:
             raise _Complaint(place, f"'{key}' is missing")
@@ -270,5 +300,7 @@ def _locate(wrong: _Complaint, tree: CommentedMap, name: str, overrides: Sequenc
     for override in overrides:
         path = override.partition("=")[0]
         if f"{where}.".startswith(f"{path}."):
-            return f"--set {override}: {where}: {wrong.message}"
+            return f"{where} (on the command line): {wrong.message}"
+        if path.startswith(f"{where}."):
+            return f"{name}:{line}: {where} (with {path} of the command line): {wrong.message}"
     return f"{name}:{line}: {where}: {wrong.message}"

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -167,8 +168,9 @@ def remember(run_dir: RunDir, environ: Mapping[str, str]) -> None:
 
 def find(study: str, environ: Mapping[str, str]) -> RunDir:
     """The run directory of a study: its path, its name, or `last`. Raises StudyError."""
-    if "\n" not in study and RunDir(Path(study).absolute()).plan_file.exists():
-        return RunDir(Path(study).absolute())
+    with suppress(OSError):  # a name may be no possible path
+        if RunDir(Path(study).absolute()).plan_file.exists():
+            return RunDir(Path(study).absolute())
     index = _index(environ)
     listed = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
     here = sorted(Path.cwd().joinpath("runs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)

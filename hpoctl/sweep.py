@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,33 +22,26 @@ from hpoctl.space import SearchSpace
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 TRIAL_PLACEHOLDERS = ("trial.number", "trial.dir", "trial.seed", "trial.params")
-_CLOCK = re.compile(r"(?:(\d{1,6})-)?(\d{1,3}):(\d{2})(?::(\d{2}))?")
 _UNITS = re.compile(r"(?:(\d{1,6})d)?\s*(?:(\d{1,6})h)?\s*(?:(\d{1,6})m(?:in)?)?\s*(?:(\d{1,6})s)?")
+_DAYS = re.compile(r"(\d{1,6})-(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?")  # D-H, D-H:M, D-H:M:S
+_CLOCK = re.compile(r"()(?:(\d{1,4}):)?(\d{1,4}):(\d{2})")  # M:S, H:M:S
 
 
 def parse_duration(value: object) -> timedelta:
-    """`2h`, `1h 30m`, `45s` or Slurm's `D-HH:MM:SS` and `HH:MM:SS`, as a timedelta.
+    """`2h`, `1h 30m`, `45s` or a form of Slurm with a colon or a dash, as a timedelta.
 
     Raises ValueError on anything else; a bare number is refused, as its unit would be a guess.
+    Source: https://slurm.schedmd.com/sbatch.html#OPT_time
     """
     text = str(value).strip()
-    if text and (match := _UNITS.fullmatch(text)):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    elif match := _CLOCK.fullmatch(text):
-        # Slurm reads A:B as minutes:seconds, but D-A:B as hours:minutes (man sbatch, --time).
-        days, first, second = (int(part or 0) for part in match.group(1, 2, 3))
-        if match[4] is not None:
-            hours, minutes, seconds = first, second, int(match[4])
-        elif match[1] is not None:
-            hours, minutes, seconds = first, second, 0
-        else:
-            hours, minutes, seconds = 0, first, second
-    else:
+    match = text and (_UNITS.fullmatch(text) or _DAYS.fullmatch(text) or _CLOCK.fullmatch(text))
+    if not match:
         raise PydanticCustomError(
             "duration",
             "{given} is not a time: write 30m, 2h, 1h 30m or 1-12:00:00",
             {"given": repr(value)},
         )
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     length = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if not length:
         raise PydanticCustomError("duration", "a time of zero leaves nothing to run", {})
@@ -162,7 +155,12 @@ class Resources(_Values):
 
 
 def _without_password(url: str) -> str:
-    if urlsplit(url).password is not None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise PydanticCustomError("password", "is not a URL", {}) from None
+    secrets = {"password", "passwd", "sslpassword"}
+    if parts.password is not None or secrets & {name for name, _ in parse_qsl(parts.query)}:
         raise PydanticCustomError(
             "password", "a password must not stand here: use url_env, url_file or ~/.pgpass", {}
         )
@@ -280,7 +278,7 @@ class Sweep(_Values):
     pruner: Annotated[Pruner, BeforeValidator(_named)] = NoPruner()
     mode: Annotated[Mode | None, BeforeValidator(_parse_mode)] = None  # None is auto
     backend: BackendName = BackendName.SLURM
-    workers: Positive = 1
+    workers: Positive | None = None
     trials_per_task: Positive = 1
     budget: Budget = Budget()
     resources: Resources = Resources()

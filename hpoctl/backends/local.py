@@ -32,16 +32,33 @@ def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
     return "\n".join(["#!/bin/bash", "", body(variables)])
 
 
-def submit(script: Path, array: JobArray, run_dir: RunDir, *, after: str | None) -> str:
+def submit(script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None) -> str:
     """Starts an array in the background and gives its id, a process id."""
     import submitit
 
     executor = submitit.LocalExecutor(folder=run_dir.logs / "submitit")
     executor.update_parameters(timeout_min=_YEAR_MIN)
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES")  # submitit would empty it
+    devices = _devices(array.tasks, sweep.resources.gpus.count)
     with _detached(run_dir.logs / "submitit.log"):
         job = executor.submit(run_array, script, array, run_dir.logs, after, devices)
     return str(job.job_id)
+
+
+def _devices(tasks: int, each: int) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each task: its share of this machine's GPUs, in turn.
+
+    Without GPUs in the sweep a task sees what the submitter sees (submitit would hide them all).
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = visible.split(",") if visible else _gpus_here() if visible is None else []
+    if not each or len(known) < each:
+        return [visible] * tasks
+    shares = [known[i : i + each] for i in range(0, len(known) - each + 1, each)]
+    return [",".join(shares[task % len(shares)]) for task in range(tasks)]
+
+
+def _gpus_here() -> list[str]:
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 @contextmanager
@@ -63,7 +80,7 @@ def _detached(log: Path) -> Iterator[None]:
 
 
 def run_array(
-    script: Path, array: JobArray, logs: Path, after: str | None, devices: str | None
+    script: Path, array: JobArray, logs: Path, after: str | None, devices: Sequence[str | None]
 ) -> None:
     """Runs all tasks of an array to their end; SIGTERM ends them as scancel would."""
     stopped = threading.Event()
@@ -74,7 +91,8 @@ def run_array(
     running: list[subprocess.Popen[bytes]] = []
     while (waiting or running) and not stopped.is_set():
         while waiting and len(running) < (array.at_once or array.tasks):
-            running.append(_start(script, f"{job}_{waiting.pop(0)}", logs, devices))
+            index = waiting.pop(0)
+            running.append(_start(script, f"{job}_{index}", logs, devices[index]))
         time.sleep(_POLL_S)
         running = [task for task in running if task.poll() is None]
     _end(running)
@@ -84,8 +102,7 @@ def _start(script: Path, task: str, logs: Path, devices: str | None) -> subproce
     env = {**os.environ, "HPOCTL_TASK": task}
     del env["CUDA_VISIBLE_DEVICES"]
     if devices is not None:
-        each = devices.split(",")
-        env["CUDA_VISIBLE_DEVICES"] = each[int(task.rsplit("_")[1]) % len(each)]
+        env["CUDA_VISIBLE_DEVICES"] = devices
     with (logs / f"{task}.log").open("ab") as log:
         return subprocess.Popen(
             ["bash", str(script)],

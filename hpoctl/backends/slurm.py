@@ -20,6 +20,7 @@ from hpoctl.script import body, exports
 from hpoctl.sweep import Sweep
 
 _TIMEOUT_S = 60  # slurmctld answers late on a busy cluster, but a login node should not hang
+_LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
 _WARNING_S = 120  # before the walltime, when the worker is told to start no further trial
 
 
@@ -66,7 +67,7 @@ def _clock(time: timedelta) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def submit(script: Path, array: JobArray, run_dir: RunDir, *, after: str | None) -> str:
+def submit(script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None) -> str:
     """Hands a script to Slurm and gives the id of its array. Raises BatchSystemError."""
     dependency = [f"--dependency=afterany:{after}"] if after else []
     answer = _ask(["sbatch", "--parsable", *dependency, str(script)])
@@ -118,27 +119,27 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
 def limits() -> Limits:
     """What this cluster allows; no limits where there is no Slurm to ask."""
     try:
-        text = _ask(["scontrol", "show", "config"])
+        text = _ask(["scontrol", "show", "config"], timeout_s=_LIMITS_TIMEOUT_S)
     except BatchSystemError:
         return Limits()
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
     return Limits(tasks_per_array=int(found[1]) if found else None)
 
 
-def _ask(argv: list[str]) -> str:
+def _ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
     """One Slurm command's standard output. Raises BatchSystemError with argv and stderr."""
     shown = " ".join(argv)
     # A surrounding allocation's SLURM_* would silently become options of ours.
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
     try:
-        done = subprocess.run(argv, text=True, capture_output=True, timeout=_TIMEOUT_S, env=env)
+        done = subprocess.run(argv, text=True, capture_output=True, timeout=timeout_s, env=env)
     except FileNotFoundError:
         raise BatchSystemError(
             f"{argv[0]} is not on this machine: run this on the login node, or add --backend local"
         ) from None
     except subprocess.TimeoutExpired as late:
-        raise BatchSystemError(f"{shown}: no answer within {_TIMEOUT_S} s") from late
+        raise BatchSystemError(f"{shown}: no answer within {timeout_s:.0f} s") from late
     if done.returncode:
         complaint = " ".join(done.stderr.split()).removeprefix(f"{argv[0]}: error: ")
-        raise BatchSystemError(f"{shown}: {complaint}")
+        raise BatchSystemError(f"{shown}: {complaint or f'exit code {done.returncode}'}")
     return done.stdout

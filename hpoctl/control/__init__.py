@@ -5,7 +5,7 @@ write to a study or need all its trials.
 """
 
 from hpoctl.control.attach import add_workers, cancel, drain_workers
-from hpoctl.control.here import run
+from hpoctl.control.here import check_ended, run
 from hpoctl.control.opened import Submitted
 from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
 from hpoctl.control.starter import init
@@ -17,6 +17,7 @@ __all__ = [
     "Submitted",
     "add_workers",
     "cancel",
+    "check_ended",
     "compare",
     "drain_workers",
     "init",

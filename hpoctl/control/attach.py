@@ -30,7 +30,7 @@ def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted
     array = JobArray(name=f"attached-{attached + 1}", tasks=tasks)
     script = opened.backend.script(array, sweep, run_dir)
     run_dir.script(array.name).write_text(script, encoding="utf-8")
-    submissions = submit_arrays([array], run_dir, opened.run, resumed=False)
+    submissions = submit_arrays([array], sweep, run_dir, opened.run, resumed=False)
     return Submitted(
         study=opened.run.study, run_dir=run_dir.path, submissions=submissions, waiting=waiting
     )

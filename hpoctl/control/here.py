@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from hpoctl.control.attach import cancel
 from hpoctl.control.opened import open_run
-from hpoctl.control.read import read_status
+from hpoctl.control.read import read_status, read_trials
 from hpoctl.control.submit import Request, submit
-from hpoctl.record import TaskState
+from hpoctl.errors import StudyError
+from hpoctl.record import TaskState, TrialState
 from hpoctl.status import Status
 
 _POLL_S = 0.5
@@ -38,3 +39,22 @@ def run(request: Request, watch: Callable[[Status], None]) -> Status:
     except KeyboardInterrupt:
         cancel(study)
         raise
+
+
+def check_ended(ended: Status) -> None:
+    """Raises StudyError where a sweep did not come to its end, or no trial of it did."""
+    counts, logs = ended.summary.counts, ended.run_dir / "logs"
+    if left := ended.waiting + counts[TrialState.RUNNING]:
+        reasons = sorted({worker.reason for worker in ended.workers if worker.reason})
+        raise StudyError(
+            f"{left} trials are left, all workers are gone: {'; '.join(reasons)}; see {logs}"
+        )
+    if counts[TrialState.FAILED] == sum(counts.values()):
+        raise StudyError(f"every trial failed, the first one with: {_first_error(ended)}")
+
+
+def _first_error(ended: Status) -> str:
+    for record in read_trials(str(ended.run_dir))[0]:
+        if error := str(record.attrs.get("error", "")).strip():
+            return f"{error.splitlines()[-1]} ('hpoctl logs {ended.run.study} {record.number}')"
+    return "no message"

@@ -27,7 +27,7 @@ class Backend(Protocol):
 
     def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
     def submit(
-        self, script: Path, array: JobArray, run_dir: RunDir, *, after: str | None
+        self, script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None
     ) -> str: ...
     def find(self, script: Path) -> str | None: ...
     def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
@@ -96,7 +96,7 @@ def locate_study(sweep: Sweep, workdir: Path, run_dir: RunDir) -> Location:
 
 
 def submit_arrays(
-    arrays: Sequence[JobArray], run_dir: RunDir, run: Run, *, resumed: bool
+    arrays: Sequence[JobArray], sweep: Sweep, run_dir: RunDir, run: Run, *, resumed: bool
 ) -> tuple[Submission, ...]:
     """Submits the arrays that the ledger does not hold yet, each written down once accepted."""
     backend = BACKENDS[run.backend]
@@ -109,7 +109,7 @@ def submit_arrays(
         known = backend.find(script) if resumed else None
         submission = Submission(
             array=array.name,
-            id=known or backend.submit(script, array, run_dir, after=after),
+            id=known or backend.submit(script, array, sweep, run_dir, after),
             tasks=array.tasks,
             backend=run.backend,
             at=time.time(),

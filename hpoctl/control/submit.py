@@ -89,7 +89,7 @@ def submit(request: Request) -> Submitted:
         run_dir.create(text, run)
         for name, script in planned.scripts.items():
             run_dir.script(name).write_text(script, encoding="utf-8")
-        submissions = submit_arrays(run.arrays, run_dir, run, resumed=resumed)
+        submissions = submit_arrays(run.arrays, sweep, run_dir, run, resumed=resumed)
     except HpoctlError:
         if not run_dir.submissions():
             _abandon(run_dir, location, run.study)

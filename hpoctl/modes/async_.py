@@ -10,7 +10,7 @@ from hpoctl.sweep import Mode, Sweep
 
 def plan(sweep: Sweep, limits: Limits) -> Plan:
     """One array of `workers` tasks, never more of them than trials."""
-    workers = min(sweep.workers, sweep.trials)
+    workers = min(sweep.workers or 1, sweep.trials)
     each = math.ceil(sweep.trials / workers)
     estimate, notes = sweep.estimate, []
     if estimate and (fitting := trials_per_walltime(sweep, estimate)) < each:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost
+from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
 from hpoctl.sweep import Mode, Sweep, Tpe
 
 
@@ -18,20 +18,39 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
         arrays = _rounds(sweep)
     else:
         tasks = math.ceil(sweep.trials / sweep.trials_per_task)
-        at_once = sweep.workers if 1 < sweep.workers < tasks else None
+        at_once = sweep.workers if sweep.workers and sweep.workers < tasks else None
         arrays = (_array(sweep, "round-1", tasks, at_once=at_once),)
-    whole = Plan(mode=Mode.BATCH, trials=sweep.trials, arrays=arrays, cost=_cost(sweep, arrays))
+    whole = Plan(
+        mode=Mode.BATCH,
+        trials=sweep.trials,
+        arrays=arrays,
+        cost=_cost(sweep, arrays),
+        notes=_notes(sweep),
+    )
     return check_limits(whole, limits)
+
+
+def _notes(sweep: Sweep) -> tuple[str, ...]:
+    if sweep.estimate is None:
+        return ()
+    fitting = trials_per_walltime(sweep, sweep.estimate)
+    if sweep.trials_per_task <= fitting:
+        return ()
+    return (
+        f"a task has time for {fitting} trials, not for {sweep.trials_per_task}, and some would"
+        f" wait: use trials_per_task: {fitting} or a longer resources.time",
+    )
 
 
 def _rounds(sweep: Sweep) -> tuple[JobArray, ...]:
     tasks = math.ceil(sweep.trials / sweep.trials_per_task)
-    count = math.ceil(tasks / sweep.workers)
+    at_once = sweep.workers or 1
+    count = math.ceil(tasks / at_once)
     return tuple(
         _array(
             sweep,
             f"round-{k + 1}",
-            min(sweep.workers, tasks - k * sweep.workers),
+            min(at_once, tasks - k * at_once),
             after=f"round-{k}" if k else None,
         )
         for k in range(count)

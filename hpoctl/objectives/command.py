@@ -94,7 +94,7 @@ class _Told:
                 self._result.update(values)
                 return self.prune.is_set()
             self._reported.update(values)
-            first, step = self._metrics[0], int(str(said["step"]))
+            first, step = self._metrics[0], int(float(str(said["step"])))
             if first in values:
                 extra = {name: value for name, value in values.items() if name != first}
                 self._trial.report(values[first], step, **extra)
@@ -159,8 +159,10 @@ def _listening(told: _Told) -> Iterator[Path]:
         with socketserver.UnixStreamServer(str(path), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
             thread.start()
-            yield path
-            server.shutdown()
+            try:
+                yield path
+            finally:
+                server.shutdown()
 
 
 def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> dict[str, str]:

@@ -43,7 +43,11 @@ def say(text: str) -> None:
 
 def suggest(command: str) -> None:
     """The next sensible command, as it can be typed in this shell."""
-    program = "hpoctl" if shutil.which("hpoctl") else _relative(Path(sys.argv[0]).absolute())
+    program = "hpoctl"
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = f"{_relative(Path(sys.executable))} -m hpoctl"
+    elif not shutil.which("hpoctl"):
+        program = _relative(Path(sys.argv[0]).absolute())
     say(f"next: {program} {command}")
 
 
@@ -93,8 +97,11 @@ def show_plans(plans: Mapping[Mode, Plan | str], form: Format) -> None:
         say("'estimate: {trial: 10m, startup: 2m}' in the sweep file fills in the question marks")
 
 
-def show_scripts(planned: Planned) -> None:
+def show_scripts(planned: Planned, form: Format) -> None:
     """`submit --dry-run`: exactly what would be submitted."""
+    if form is Format.JSON:
+        show_json({**shapes.plan_shape(planned.plan), "scripts": planned.scripts})
+        return
     for array in planned.plan.arrays:
         after = f", after {array.after} has ended" if array.after else ""
         say(f"--- {planned.run_dir.script(array.name)}{after}")
@@ -179,9 +186,13 @@ def show_ended(status: Status) -> None:
     show_json(shapes.status_shape(status))
 
 
-def show_best(best: TrialRecord, style: str) -> None:
+def show_best(best: TrialRecord, style: str, form: Format) -> None:
     """`best`: the winning parameters as YAML, JSON or flags."""
-    if style == "json":
+    if form is Format.JSON:
+        show_json({"number": best.number, "values": best.values, "params": nest(best.params)})
+    elif form is Format.QUIET:
+        print(best.number)
+    elif style == "json":
         show_json(nest(best.params))
     elif style == "flags":
         print(shlex.join(f"--{name.split('.')[-1]}={v}" for name, v in best.params.items()))
@@ -205,9 +216,19 @@ def show_report(report: Report, form: Format) -> None:
             print(_relative(path))
 
 
-def show_text(text: str) -> None:
-    """Text as it stands, such as a log."""
-    print(text, end="", flush=True)
+def show_text(text: str, form: Format) -> None:
+    """`logs`: a piece of text as it stands, or as one JSON object a line."""
+    print(
+        text if form is not Format.JSON else json.dumps({"text": text}) + "\n", end="", flush=True
+    )
+
+
+def show_answer(prune: bool, form: Format) -> None:
+    """`tell`: what the pruner wants."""
+    if form is Format.JSON:
+        show_json({"prune": prune})
+    else:
+        print("prune" if prune else "go on")
 
 
 def show_paths(paths: Sequence[Path], form: Format) -> None:

@@ -187,7 +187,8 @@ def test_a_wrong_command_line_is_exit_code_2(desk: Desk, words: list[str]) -> No
     done = desk.call(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("hpoctl: ") and done.stderr.endswith("--help'\n")
 
 
 @pytest.mark.parametrize("words", [["status"], ["best", "x"], ["cancel", "x"], ["logs", "x", "0"]])
@@ -313,8 +314,8 @@ def test_the_best_parameters_come_in_three_forms(finished: Desk) -> None:
 
 def test_every_command_ends_with_the_next_sensible_one(finished: Desk) -> None:
     for words in (["check", "sweep.yaml"], ["plan", "sweep.yaml"], ["status"], ["report"]):
-        assert finished.call(*words).stderr.splitlines()[-1].startswith("next: hpoctl "), words
-    assert finished.call("status").stderr == "next: hpoctl report 'my sweep'\n"
+        assert finished.call(*words).stderr.splitlines()[-1].startswith("next: "), words
+    assert finished.call("status").stderr.endswith("hpoctl report 'my sweep'\n")
 
 
 def test_a_second_submission_is_refused_with_the_ways_on(finished: Desk) -> None:

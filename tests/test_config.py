@@ -442,18 +442,23 @@ def test_set_reaches_into_lists() -> None:
         ("workers", "--set workers: write it as key.key=value"),
         ("=3", "--set =3: write it as key.key=value"),
         ("a..b=3", "--set a..b=3: write it as key.key=value"),
-        ("workers=two", "--set workers=two: workers: should be a valid integer, not 'two'"),
-        ("mode=asinc", "--set mode=asinc: mode: 'asinc' is not known; did you mean 'async'?"),
+        ("workers=two", "workers (on the command line): should be a valid integer, not 'two'"),
+        ("mode=asinc", "mode (on the command line): 'asinc' is not known; did you mean 'async'?"),
         (
             "resources.tiem=2h",
-            "--set resources.tiem=2h: resources.tiem: unknown key; did you mean 'time'?",
+            "resources.tiem (on the command line): unknown key; did you mean 'time'?",
         ),
         (
             "search_space.lr.mni=5",
-            "--set search_space.lr.mni=5: search_space.lr.mni: unknown key; did you mean 'min'?",
+            "search_space.lr.mni (on the command line): unknown key; did you mean 'min'?",
         ),
-        ("study.x=3", "--set study.x=3: there is no such place, or no such value"),
-        ("workers=[", "--set workers=[: there is no such place, or no such value"),
+        (
+            "search_space.lr.min=5",
+            "sweep.yaml:4: search_space.lr (with search_space.lr.min of the command line):"
+            " min 5 is above max 1: swap them",
+        ),
+        ("study.x=3", "--set study.x: there is no such place, or no such value"),
+        ("workers=[", "--set workers: there is no such place, or no such value"),
     ],
 )
 def test_a_flag_that_cannot_be_used_is_named_instead_of_the_file(
@@ -464,7 +469,7 @@ def test_a_flag_that_cannot_be_used_is_named_instead_of_the_file(
 
 def test_a_flag_may_fill_a_mapping_that_is_empty_in_the_file() -> None:
     assert complaint(f"{BASE}resources: {{}}\n", "resources.tiem=2h") == (
-        "--set resources.tiem=2h: resources.tiem: unknown key; did you mean 'time'?"
+        "resources.tiem (on the command line): unknown key; did you mean 'time'?"
     )
 
 
@@ -513,3 +518,21 @@ def test_any_text_is_a_sweep_or_a_config_error_of_one_line(text: str) -> None:
         config.parse(text, "sweep.yaml")
     except ConfigError as refused:
         assert str(refused).startswith("sweep.yaml:")
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "{url: 'postgresql://u:canary@h/d'}",
+        "{url: 'postgresql://h/d?password=canary'}",
+        "{url: 'postgresql://u:canary@[h/d'}",
+        "'postgresql://u:canary@h/d'",
+        "{url: [canary]}",
+        "{url_env: 'postgresql://u:canary@h/d'}",
+    ],
+)
+def test_a_password_in_the_file_is_refused_and_never_repeated(storage: str) -> None:
+    refused = complaint(f"{BASE}storage: {storage}\n")
+    assert refused.startswith("sweep.yaml:6: storage")
+    assert "canary" not in refused
+    assert "canary" not in complaint(BASE, f"storage={storage}")

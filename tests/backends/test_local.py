@@ -66,9 +66,15 @@ def events(place: Path, kind: str) -> list[str]:
 
 
 def submit(
-    run_dir: RunDir, started: list[str], place: Path, array: JobArray, after: str | None = None
+    run_dir: RunDir,
+    started: list[str],
+    place: Path,
+    array: JobArray,
+    after: str | None = None,
+    gpus: int = 0,
 ) -> str:
-    id_ = local.submit(place / "task.sh", array, run_dir, after=after)
+    sweep = make_sweep(resources={"gpus": gpus})
+    id_ = local.submit(place / "task.sh", array, sweep, run_dir, after=after)
     started.append(id_)
     backend = BackendName.LOCAL
     run_dir.append(Submission(array=array.name, id=id_, tasks=array.tasks, backend=backend, at=0.0))
@@ -157,12 +163,15 @@ def test_an_id_that_another_program_has_now_is_not_cancelled(run_dir: RunDir) ->
 
 
 @pytest.mark.parametrize(
-    ("visible", "seen"),
+    ("visible", "gpus", "seen"),
     [
-        ("0,1", ["0", "1", "0"]),
-        ("3", ["3", "3", "3"]),
-        ("", ["", "", ""]),
-        (None, ["unset", "unset", "unset"]),
+        ("0,1", 1, ["0", "1", "0"]),
+        ("0,1,2,3,4", 2, ["0,1", "2,3", "0,1"]),
+        ("3", 1, ["3", "3", "3"]),
+        ("3", 2, ["3", "3", "3"]),
+        ("0,1", 0, ["0,1", "0,1", "0,1"]),
+        ("", 1, ["", "", ""]),
+        (None, 0, ["unset", "unset", "unset"]),
     ],
 )
 def test_visible_gpus_are_shared_out_over_the_tasks(
@@ -171,12 +180,13 @@ def test_visible_gpus_are_shared_out_over_the_tasks(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     visible: str | None,
+    gpus: int,
     seen: list[str],
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     (place / "go").touch()
-    id_ = submit(run_dir, started, place, JobArray(name="a", tasks=3))
+    id_ = submit(run_dir, started, place, JobArray(name="a", tasks=3), gpus=gpus)
     wait_until(lambda: not local._is_alive(id_))
     lines = [f"{line} ".split(" ") for line in (place / "events").read_text().splitlines()]
     devices = {line[1]: line[2] for line in lines if line[0] == "start"}
@@ -189,8 +199,13 @@ from pathlib import Path
 from hpoctl.backends import local
 from hpoctl.plan import JobArray
 from hpoctl.rundir import RunDir
+from hpoctl.space import Int, SearchSpace
+from hpoctl.sweep import Sweep
 array = JobArray(name="a", tasks=1)
-print(local.submit(Path("task.sh").absolute(), array, RunDir(Path(sys.argv[1])), after=None))
+sweep = Sweep(study="s", objective="m:f", budget={"trials": 1},
+              search_space=SearchSpace({"a": Int(low=1, high=9)}))
+run_dir = RunDir(Path(sys.argv[1]))
+print(local.submit(Path("task.sh").absolute(), array, sweep, run_dir, after=None))
 """
 
 

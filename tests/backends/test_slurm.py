@@ -176,7 +176,7 @@ def test_submit_gives_the_id_without_the_name_of_the_cluster(
 ) -> None:
     fake_program("sbatch", f'printf "%s\\n" "$@" > {tmp_path}/asked; echo "4711;alvis"')
     script = run_dir.script("round-1")
-    assert slurm.submit(script, ARRAY, run_dir, after="4710") == "4711"
+    assert slurm.submit(script, ARRAY, make_sweep(), run_dir, after="4710") == "4711"
     assert (tmp_path / "asked").read_text().splitlines() == [
         "--parsable",
         "--dependency=afterany:4710",
@@ -193,7 +193,7 @@ def test_a_refusal_shows_the_command_and_what_slurm_said(
         'echo "sbatch: error: second line" >&2; exit 1',
     )
     with pytest.raises(BatchSystemError) as refused:
-        slurm.submit(Path("/r/x.sh"), ARRAY, run_dir, after=None)
+        slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=None)
     assert str(refused.value) == (
         "sbatch --parsable /r/x.sh: Batch job submission failed: Invalid account"
         " sbatch: error: second line"
@@ -210,7 +210,7 @@ def test_a_surrounding_allocation_does_not_become_options_of_ours(
     for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(name, "set")
     fake_program("sbatch", f"env > {tmp_path}/env; echo 1")
-    slurm.submit(Path("/r/x.sh"), ARRAY, run_dir, after=None)
+    slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=None)
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert {name for name in names if name.startswith("SLURM_")} == {"SLURM_CONF"}
     assert "SBATCH_ACCOUNT" in names  # that one the user set for every sbatch of theirs

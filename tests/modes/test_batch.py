@@ -56,7 +56,7 @@ def test_more_tasks_than_the_cluster_allows_are_refused_with_a_value_that_passes
 def test_the_cost_counts_a_start_a_task_and_the_waves_of_a_throttle(make_sweep: MakeSweep) -> None:
     paid = batch.plan(
         make_sweep(
-            10, sampler="random", workers=5, resources={"gpus": 1},
+            10, sampler="random", workers=5, resources={"gpus": 1, "time": "2h"},
             estimate={"trial": "1h", "startup": "30m"},
         ),
         Limits(),

@@ -136,7 +136,8 @@ def init(folder: Path, form: str) -> None:
 def check(request: Request, form: str) -> None:
     """Validate SWEEP and show what would run; writes nothing."""
     output.show_planned(control.plan(request), Format(form))
-    output.suggest(f"submit {request.sweep_file} --dry-run")
+    flags = "".join(f" --set {output.shell_word(flag)}" for flag in request.overrides)
+    output.suggest(f"submit {request.sweep_file}{flags} --dry-run")
 
 
 @cli.command()

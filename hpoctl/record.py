@@ -64,6 +64,7 @@ class WorkerRecord:
     seen_at: float = 0.0
     ended_at: float | None = None
     reason: str | None = None
+    failed: bool = False
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of this life so far, from its start to its end or to `now`."""

@@ -125,6 +125,15 @@ class RunDir:
             created_at=given["created_at"],
         )
 
+    def note_cancel(self, at: float) -> None:
+        """Keeps when the run's arrays were last ended on purpose."""
+        (self.path / "cancelled_at").write_text(f"{at}\n")
+
+    def cancelled_at(self) -> float:
+        """When the run's arrays were last ended on purpose; 0.0 if never."""
+        noted = self.path / "cancelled_at"
+        return float(noted.read_text() or 0) if noted.exists() else 0.0
+
     def append(self, submission: Submission) -> None:
         """Adds one accepted array to the ledger, on disk when this returns."""
         torn = self.ledger.exists() and not self.ledger.read_text(encoding="utf-8").endswith("\n")

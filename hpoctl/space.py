@@ -104,12 +104,13 @@ class Categorical:
     def __post_init__(self) -> None:
         if not self.choices:
             raise ValueError("values is empty: list at least one")
-        seen: set[tuple[bool, Value]] = set()
+        seen: list[Value] = []
         for choice in self.choices:
-            key = (isinstance(choice, bool), choice)  # True == 1 in Python, but not in a file
-            if key in seen:
-                raise ValueError(f"value {choice!r} stands twice")
-            seen.add(key)
+            if choice in seen:  # as Optuna compares: it takes True for 1, and False for 0
+                twin = seen[seen.index(choice)]
+                also = "" if repr(twin) == repr(choice) else f", as {twin!r}"
+                raise ValueError(f"value {choice!r} stands twice{also}")
+            seen.append(choice)
 
     def grid(self) -> tuple[Value, ...]:
         return self.choices

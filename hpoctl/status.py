@@ -66,6 +66,11 @@ class Status:
         return sum(self.summary.counts.values()) - unfinished
 
     @property
+    def lost(self) -> int:
+        """Trials that run in the study's eyes, but whose worker is gone."""
+        return sum(w.trial is not None and w.state not in LIVE for w in self.workers)
+
+    @property
     def live_workers(self) -> int:
         return sum(worker.state in LIVE for worker in self.workers)
 
@@ -81,9 +86,8 @@ def join_workers(
 
 
 def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> WorkerStatus:
-    ended = worker is not None and worker.ended_at is not None
-    if ended:
-        state = TaskState.COMPLETED
+    if worker is not None and worker.ended_at is not None:
+        state = TaskState.FAILED if worker.failed else TaskState.COMPLETED
     elif task is None:
         state = TaskState.GONE
     else:

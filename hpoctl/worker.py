@@ -91,6 +91,7 @@ class Worker:
     store: Store
     allocation: Allocation
     record: WorkerRecord = field(init=False)
+    submitted_at: float = field(init=False)
     told_to_leave: str | None = field(default=None, init=False)
     longest_s: float = field(default=0.0, init=False)
 
@@ -102,16 +103,22 @@ class Worker:
             gpus=self.allocation.gpus,
             started_at=time.time(),
         )
+        # A drain reaches tasks too that were pending then: what counts is when they were submitted.
+        times = {submission.id: submission.at for submission in self.run_dir.submissions()}
+        array = self.allocation.task.rpartition("_")[0]
+        self.submitted_at = times.get(array, self.record.started_at)
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         self._note()
 
     def run_trials(self) -> str:
         """Prepares, then runs trials until there is a reason to leave; gives the reason."""
+        if (reason := self._reason_to_leave()) is not None:
+            return self.leave(reason)
         try:
             objective = objectives.ready(self.sweep)
         except BaseException as wrong:
-            self.leave(f"could not prepare: {wrong}")
+            self.leave(f"could not prepare: {wrong}", failed=True)
             raise
         self._note(ready_at=time.time())
         while (reason := self._reason_to_leave()) is None:
@@ -124,9 +131,9 @@ class Worker:
             self._run_trial(objective, claim)
         return self.leave(reason)
 
-    def leave(self, reason: str) -> str:
+    def leave(self, reason: str, *, failed: bool = False) -> str:
         """Writes down that this worker ended, and why."""
-        self._note(ended_at=time.time(), reason=reason, trial=None)
+        self._note(ended_at=time.time(), reason=reason, trial=None, failed=failed)
         log.info("left: %s, after %d trials", reason, self.record.trials)
         return reason
 
@@ -144,7 +151,7 @@ class Worker:
             return self.told_to_leave
         if allocation.trials is not None and self.record.trials >= allocation.trials:
             return "its trials_per_task are done"
-        if self.store.drained_at() > self.record.started_at:
+        if self.store.drained_at() > self.submitted_at:
             return "told to by 'hpoctl workers drain'"
         if budget.time is not None and now > self.run.created_at + budget.time.total_seconds():
             return "budget.time is spent"

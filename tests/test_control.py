@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from servers import wait_for
 
 SWEEP = """
 study: crash
@@ -68,7 +69,9 @@ def drained(folder: Path) -> dict[str, int]:
         done = hpoctl(folder, "status", "runs/crash", "--json")
         assert done.returncode == 0, done.stderr
         status = json.loads(done.stdout)
-        if all(worker["slurm_state"] in ("COMPLETED", "GONE") for worker in status["workers"]):
+        if all(
+            worker["slurm_state"] in ("COMPLETED", "FAILED", "GONE") for worker in status["workers"]
+        ):
             counts: dict[str, int] = status["counts"]
             return counts
     raise TimeoutError("workers did not leave")
@@ -195,3 +198,33 @@ def test_attaching_to_a_finished_study_does_nothing(folder: Path) -> None:
     assert more.returncode == 0
     assert "nothing to do" in more.stderr
     assert drained(folder)["complete"] == 6
+
+
+def test_a_cancelled_trial_runs_again_and_a_cancel_never_counts_against_it(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(
+        SWEEP.replace("toy\n", "toy\nobjective_args: {seconds: 40}\n")
+    )
+    assert hpoctl(folder, "submit", "sweep.yaml", "--set", "storage.sqlite=s.db").returncode == 0
+    study = optuna.load_study(study_name="crash", storage=f"sqlite:///{folder}/s.db")
+    for _ in range(2):
+        wait_for(lambda: sum(trial.state.name == "RUNNING" for trial in study.trials) == 2, 30)
+        assert hpoctl(folder, "cancel", "crash").returncode == 0
+        drained(folder)
+        assert hpoctl(folder, "workers", "add", "crash", "-n", "2").returncode == 0
+    assert hpoctl(folder, "cancel", "crash").returncode == 0
+    assert len(study.trials) == 6
+    assert not any(trial.state.name == "FAIL" for trial in study.trials)
+    assert not any(trial.user_attrs.get("lost") for trial in study.trials)
+    drained(folder)
+
+
+def test_a_worker_that_cannot_prepare_leaves_the_queue_alone_and_says_why(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(SWEEP.replace("hpoctl.objectives.toy", "nowhere:objective"))
+    checked = hpoctl(folder, "check", "sweep.yaml")
+    assert "no module 'nowhere'" in checked.stderr
+    ran = hpoctl(folder, "run", "sweep.yaml")
+    assert ran.returncode == 4
+    assert "no module 'nowhere'" in ran.stderr.splitlines()[-1]
+    shown = json.loads(hpoctl(folder, "status", "crash", "--json").stdout)
+    assert shown["counts"]["waiting"] == 6
+    assert {worker["slurm_state"] for worker in shown["workers"]} == {"FAILED"}

@@ -167,8 +167,10 @@ def test_a_distribution_that_holds_nothing_is_refused(make: object, message: str
         make()
 
 
-def test_true_and_one_are_different_choices() -> None:
-    assert Categorical(choices=(True, 1, "1")).grid() == (True, 1, "1")
+@pytest.mark.parametrize("choices", [(True, 1), (0, False), (1, 1.0)])
+def test_choices_that_optuna_takes_for_one_are_refused(choices: tuple[bool | float, ...]) -> None:
+    with pytest.raises(ValueError, match="stands twice, as"):
+        Categorical(choices=choices)
 
 
 def test_a_number_outside_or_a_word_is_not_in_a_range() -> None:

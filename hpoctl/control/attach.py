@@ -48,7 +48,7 @@ def _return_lost(opened: OpenRun) -> None:
         except BatchSystemError:
             return
         live |= {task.task for task in tasks if task.state in status.LIVE}
-    opened.store().return_lost(live)
+    opened.store().return_lost(live, cancelled_at=opened.run_dir.cancelled_at())
 
 
 def drain_workers(study: str) -> None:
@@ -60,6 +60,7 @@ def cancel(study: str) -> Submitted:
     """Ends all arrays of a study; trials that wait stay in its queue."""
     opened = open_run(study)
     submissions = opened.run_dir.submissions()
+    opened.run_dir.note_cancel(time.time())  # so that no trial has this end counted against it
     opened.backend.cancel([submission.id for submission in submissions], opened.run_dir)
     waiting = opened.summary().counts[TrialState.WAITING]
     return Submitted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
@@ -28,12 +29,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A valid sweep, what would run, and the scripts that would be submitted by array."""
+    """A valid sweep, what would run, and the scripts that would be submitted by array.
+
+    `notes` are what a user should look at before submitting.
+    """
 
     sweep: Sweep
     plan: Plan
     run_dir: RunDir
     scripts: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def plan(request: Request) -> Planned:
@@ -44,7 +49,24 @@ def plan(request: Request) -> Planned:
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
     scripts = {array.name: backend.script(array, sweep, run_dir) for array in planned.arrays}
-    return Planned(sweep=sweep, plan=planned, run_dir=run_dir, scripts=scripts)
+    return Planned(
+        sweep=sweep,
+        plan=planned,
+        run_dir=run_dir,
+        scripts=scripts,
+        notes=(*planned.notes, *_objective_notes(sweep)),
+    )
+
+
+def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
+    """Whether the objective's package or file is here; nothing of it is imported."""
+    if sweep.objective is None:
+        return ()
+    package = sweep.objective.partition(":")[0].partition(".")[0]
+    here = any((Path.cwd() / name).exists() for name in (package, f"{package}.py"))
+    if here or importlib.util.find_spec(package) is not None:
+        return ()
+    return (f"objective: no module '{package}' in this folder or among the packages here",)
 
 
 def compare(request: Request) -> dict[Mode, Plan | str]:

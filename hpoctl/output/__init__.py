@@ -64,7 +64,8 @@ def show_json(value: object) -> None:
 def show_planned(planned: Planned, form: Format) -> None:
     """`check`: the space, the number of trials, what would run."""
     if form is Format.JSON:
-        show_json({"study": planned.sweep.study, "valid": True, **shapes.plan_shape(planned.plan)})
+        plan = shapes.plan_shape(planned.plan)
+        show_json({"study": planned.sweep.study, "valid": True, **plan, "notes": planned.notes})
         return
     sweep = planned.sweep
     if form is Format.QUIET:
@@ -76,7 +77,7 @@ def show_planned(planned: Planned, form: Format) -> None:
     )
     for array in planned.plan.arrays:
         print(f"  {tables.array_line(array)}")
-    for note in planned.plan.notes:
+    for note in planned.notes:
         say(f"note: {note}")
     if planned.plan.cost is not None:
         print(f"expected: {tables.cost_line(planned.plan.cost)}")
@@ -244,7 +245,8 @@ def _next(status: Status) -> str:
     running = status.summary.counts[TrialState.RUNNING]
     if (status.waiting or running) and not status.live_workers:
         workers = min(status.waiting + running, 4)
-        return f"workers add {study} -n {workers}   (trials are left, but no worker)"
+        logs = _relative(status.run_dir / "logs")
+        return f"workers add {study} -n {workers}   (trials are left, but no worker; see {logs})"
     if status.waiting or running:
         return f"status {study} --watch"
     return f"report {study}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -79,8 +80,11 @@ def status_view(status: Status) -> RenderableType:
     table.add_row("best", best_line(status))
     hours = status.gpu_hours
     if hours.allocated:
-        parts = f"{hours.training:.2f} training, {hours.startup:.2f} startup"
-        table.add_row("GPU-hours", f"{hours.allocated:.2f} allocated, {parts}")
+        parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup"
+        table.add_row("GPU-hours", f"{hours.allocated:.3g} allocated, {parts}")
+    if status.lost:
+        attach = f"hpoctl workers add {shlex.quote(status.run.study)} -n {status.lost}"
+        table.add_row("lost", f"{status.lost} trials have no worker: '{attach}' queues them again")
     if status.eta_s:
         table.add_row("left", f"about {duration(timedelta(seconds=status.eta_s))}")
     return Group(table, *([workers_table(status.workers)] if status.workers else []))

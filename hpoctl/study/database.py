@@ -76,7 +76,10 @@ class Queue:
     """The waiting trials of one study."""
 
     def __init__(self, location: Location, study_id: int) -> None:
-        self._engine = sa.create_engine(engine_url(location), **engine_options(location))
+        options = engine_options(location)
+        if location.kind is Kind.MYSQL:  # its default locks the gaps between rows: claims deadlock
+            options["isolation_level"] = "READ COMMITTED"
+        self._engine = sa.create_engine(engine_url(location), **options)
         self._study_id = study_id
 
     def append(self, points: Sequence[Mapping[str, Value]], encode: Encode) -> None:

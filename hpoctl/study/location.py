@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from hpoctl.errors import StudyError
 from hpoctl.sweep import Storage
@@ -38,6 +37,14 @@ class Location:
         return Path(self.url)
 
 
+# Characters of a password that are not written as %XX would end it early: the rest is then taken,
+# and shown, as a host or a database.
+_WORD = r"(?:[^@/?#:%\s]|%[0-9A-Fa-f]{2})*"
+_URL = re.compile(
+    rf"[a-z0-9+]+://(?:(?P<user>{_WORD})(?::(?P<password>(?:{_WORD}:)*{_WORD}))?@)?"
+    r"(?P<host>[^@/?#\s]*)(?P<database>/[^@?#\s]*)?(?:\?[^@#\s]*)?"
+)
+
 _DRIVERS = {
     "postgresql": (Kind.POSTGRESQL, "postgresql+psycopg2"),
     "postgres": (Kind.POSTGRESQL, "postgresql+psycopg2"),
@@ -51,9 +58,9 @@ def locate(
 ) -> Location:
     """The storage that a sweep names; `journal` where it names none. Raises StudyError."""
     if storage.sqlite is not None:
-        return Location(kind=Kind.SQLITE, url=str(workdir / storage.sqlite))
+        return Location(kind=Kind.SQLITE, url=str(_below(workdir, storage.sqlite)))
     if storage.journal is not None:
-        return Location(kind=Kind.JOURNAL, url=str(workdir / storage.journal))
+        return Location(kind=Kind.JOURNAL, url=str(_below(workdir, storage.journal)))
     if storage.url_env is not None:
         if not environ.get(storage.url_env):
             raise StudyError(
@@ -62,10 +69,14 @@ def locate(
             )
         return parse_url(environ[storage.url_env], storage.url_env)
     if storage.url_file is not None:
-        return parse_url(_read_secret(workdir / storage.url_file), storage.url_file)
+        return parse_url(_read_secret(_below(workdir, storage.url_file)), storage.url_file)
     if storage.url is not None:
         return parse_url(storage.url, "storage.url")
     return Location(kind=Kind.JOURNAL, url=str(journal))
+
+
+def _below(workdir: Path, path: str) -> Path:
+    return workdir / Path(path).expanduser()
 
 
 def parse_url(url: str, origin: str) -> Location:
@@ -79,6 +90,11 @@ def parse_url(url: str, origin: str) -> Location:
             f"{origin}: not a URL that hpoctl knows:"
             " write postgresql://user@host/database or mysql://user@host/database"
         )
+    if not _URL.fullmatch(url.strip()):
+        raise StudyError(
+            f"{origin}: cannot be read as a URL: in a password, write each of @ / ? # % and space"
+            " as %40 %2F %3F %23 %25 %20"
+        )
     kind, driver = _DRIVERS[dialect]
     return Location(kind=kind, url=f"{driver}://{rest}")
 
@@ -87,11 +103,13 @@ def redact(url: str) -> str:
     """A URL as it may be shown: `postgresql://user:***@host/database`, without its driver."""
     if "://" not in url:
         return url
-    parts = urlsplit(url)
-    user = f"{parts.username}:***@" if parts.password else f"{parts.username or ''}@"
-    host = re.sub(r"^.*@", "", parts.netloc)
-    scheme = parts.scheme.partition("+")[0]
-    return f"{scheme}://{user.removeprefix('@')}{host}{parts.path}"
+    scheme = url.partition("://")[0].partition("+")[0]
+    parts = _URL.fullmatch(url)
+    if parts is None:  # what is a password in it, nobody knows
+        return f"{scheme}://***"
+    user = (parts["user"] or "") + (":***" if parts["password"] is not None else "")
+    at = "@" if user else ""
+    return f"{scheme}://{user}{at}{parts['host']}{parts['database'] or ''}"
 
 
 def _read_secret(path: Path) -> str:

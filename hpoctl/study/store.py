@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import optuna
 import sqlalchemy.exc
@@ -110,28 +110,40 @@ class Store:
         self._keep(claim, {"error": error[-_ERROR_CHARS:]})
         self._study.tell(claim.handle, state=optuna.trial.TrialState.FAIL)
 
-    def return_lost(self, live_tasks: Collection[str]) -> list[int]:
+    def return_lost(self, live_tasks: Collection[str], *, cancelled_at: float) -> list[int]:
         """Queues again the running trials of workers that are gone; gives their numbers.
 
         A trial keeps its parameters and its folder. One that was lost before is failed instead, so
-        that a trial that kills its worker does not kill every worker.
+        that a trial that kills its worker does not kill every worker; workers that were told to
+        leave, or cancelled, do not count.
         """
         running = (optuna.trial.TrialState.RUNNING,)
         returned = []
+        workers, told_at = self.workers(), max(self.drained_at(), cancelled_at)
+        told = {worker.task for worker in workers if worker.started_at < told_at}
         for frozen in self._storage.get_all_trials(self._study_id, states=running):
             task, lost = frozen.user_attrs.get("task"), frozen.user_attrs.get("lost", 0)
             if task is None or task in live_tasks:  # no task: another program's trial
                 continue
-            attrs: dict[str, object] = {"lost": lost + 1}
+            attrs: dict[str, object] = {"lost": lost + (task not in told)}
             state = optuna.trial.TrialState.WAITING
-            if lost:
+            if lost and task not in told:
                 attrs["error"] = f"its worker was gone twice, the last time {task}"
                 state = optuna.trial.TrialState.FAIL
             for key, value in attrs.items():
                 self._storage.set_trial_user_attr(frozen._trial_id, key, value)
             self._storage.set_trial_state_values(frozen._trial_id, state)
             returned.append(frozen.number)
+        for worker in workers:
+            if worker.ended_at is None and worker.task not in live_tasks:
+                gone = replace(worker, trial=None, failed=True, reason="gone without a word")
+                self.keep_worker(replace(gone, ended_at=worker.seen_at))
         return returned
+
+    def workers(self) -> list[WorkerRecord]:
+        """What every worker of this study last said of itself."""
+        attrs = self._storage.get_study_system_attrs(self._study_id)
+        return [WorkerRecord(**v) for key, v in attrs.items() if key.startswith(WORKER_KEY)]
 
     def keep_worker(self, worker: WorkerRecord) -> None:
         """Writes what a worker says of itself over what it said before."""
@@ -148,15 +160,11 @@ class Store:
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of all workers of this study up to `now`, running ones included."""
-        attrs = self._storage.get_study_system_attrs(self._study_id)
-        workers = [WorkerRecord(**v) for key, v in attrs.items() if key.startswith(WORKER_KEY)]
-        return sum(worker.gpu_hours(now) for worker in workers)
+        return sum(worker.gpu_hours(now) for worker in self.workers())
 
     def summary(self) -> Summary:
         """The study at a glance, by Optuna's own answers; slower than `study.summary`."""
         records = self.records()
-        attrs = self._storage.get_study_system_attrs(self._study_id)
-        workers = [WorkerRecord(**v) for key, v in attrs.items() if key.startswith(WORKER_KEY)]
         try:
             best = translate.record(self._study.best_trial)
         except (ValueError, RuntimeError):  # none is complete, or there are several metrics
@@ -164,7 +172,7 @@ class Store:
         return Summary(
             counts={state: sum(r.state is state for r in records) for state in TrialState},
             best=best,
-            workers=tuple(workers),
+            workers=tuple(sorted(self.workers(), key=lambda w: (w.started_at, w.task))),
         )
 
     def records(self) -> list[TrialRecord]:
@@ -192,7 +200,7 @@ class Store:
             self._storage.set_trial_user_attr(claim.handle._trial_id, key, value)
 
 
-_ERROR_CHARS = 8_000  # of a traceback's end; MariaDB's TEXT holds 64 kB
+_ERROR_CHARS = 5_000  # of a traceback's end: as JSON 60 kB at most, MariaDB's TEXT holds 64
 
 
 def create(location: Location, sweep: Sweep, points: Iterable[Params], *, owner: str) -> Store:
@@ -270,4 +278,5 @@ def _named_errors(location: Location) -> Iterator[None]:
         raise StudyError(f"{location}: pip install 'hpoctl[mysql]' brings {wrong.name}") from wrong
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as wrong:
         cause = getattr(wrong.__cause__ or wrong, "orig", None) or wrong
-        raise StudyError(f"{location}: {' '.join(str(cause).split())}") from wrong
+        text = str(cause).partition("(Background on this error")[0]
+        raise StudyError(f"{location}: {' '.join(text.split())}") from wrong

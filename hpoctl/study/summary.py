@@ -217,21 +217,35 @@ def _summarize_journal(location: Location, study: str) -> Summary:
     except OSError as wrong:
         raise StudyError(f"{location}: {wrong.strerror}") from wrong
     logs = [json.loads(line) for line in lines if line.endswith("\n")]
-    created = [log for log in logs if log["op_code"] == 0]
-    names = list(dict.fromkeys(log["study_name"] for log in created))
-    if study not in names:
+    found = _find_in_journal(logs, study)
+    if found is None:
         raise StudyError(f"{location}: no study '{study}': was it deleted?")
-    mine = [log for log in logs if log.get("study_id") == names.index(study)]
-    trials = _replay(logs, names.index(study))
+    study_id, directions = found
+    mine = [log for log in logs if log.get("study_id") == study_id]
+    trials = _replay(logs, study_id)
     attrs: dict[str, Any] = {}
     for log in mine:
         attrs.update(log["system_attr"] if log["op_code"] == 3 else {})
-    directions = next(log["directions"] for log in created if log["study_name"] == study)
     return Summary(
         counts=_all_states(Counter(_STATES[trial.state] for trial in trials)),
         best=_best_in_journal(trials, directions),
         workers=_workers(v for key, v in attrs.items() if key.startswith(_WORKER_KEY)),
     )
+
+
+def _find_in_journal(
+    logs: Sequence[Mapping[str, Any]], study: str
+) -> tuple[int, Sequence[int]] | None:
+    """The id and directions of a study: ids count the studies ever made, deleted ones too."""
+    live: dict[str, tuple[int, Sequence[int]]] = {}
+    made = 0
+    for log in logs:
+        if log["op_code"] == 0 and log["study_name"] not in live:
+            live[log["study_name"]] = (made, log["directions"])
+            made += 1
+        elif log["op_code"] == 1:
+            live = {name: found for name, found in live.items() if found[0] != log["study_id"]}
+    return live.get(study)
 
 
 _JOURNAL_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")

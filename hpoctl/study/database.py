@@ -64,6 +64,8 @@ def engine_options(location: Location) -> dict[str, object]:
     options: dict[str, object] = {"poolclass": NullPool}
     if location.kind is Kind.SQLITE:
         options["connect_args"] = {"timeout": 60}
+    if location.kind is Kind.MYSQL:  # its default locks the gaps between rows: claims deadlock
+        options["isolation_level"] = "READ COMMITTED"
     return options
 
 
@@ -76,10 +78,7 @@ class Queue:
     """The waiting trials of one study."""
 
     def __init__(self, location: Location, study_id: int) -> None:
-        options = engine_options(location)
-        if location.kind is Kind.MYSQL:  # its default locks the gaps between rows: claims deadlock
-            options["isolation_level"] = "READ COMMITTED"
-        self._engine = sa.create_engine(engine_url(location), **options)
+        self._engine = sa.create_engine(engine_url(location), **engine_options(location))
         self._study_id = study_id
 
     def append(self, points: Sequence[Mapping[str, Value]], encode: Encode) -> None:

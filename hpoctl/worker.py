@@ -69,13 +69,11 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
     sys.path.insert(0, str(run.workdir))
     sweep = config.load(run_dir.sweep_file, run.overrides)
     location = locate(sweep.storage, workdir=run.workdir, journal=run_dir.journal, environ=environ)
-    worker = Worker(
-        run_dir=run_dir,
-        run=run,
-        sweep=sweep,
-        store=study_store.open_(location, sweep),
-        allocation=Allocation.read(environ),
-    )
+    store, allocation = study_store.open_(location, sweep), Allocation.read(environ)
+    if any(worker.task == allocation.task for worker in store.workers()):
+        # Slurm requeued this task under its old name, so its life before is over.
+        store.return_lost(lambda task: task == allocation.task)
+    worker = Worker(run_dir=run_dir, run=run, sweep=sweep, store=store, allocation=allocation)
     if not summarize(location, sweep.study).counts[TrialState.WAITING]:
         return worker.leave("no trial waits")  # before the minutes that preparing may take
     return worker.run_trials()

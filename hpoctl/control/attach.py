@@ -48,7 +48,8 @@ def _return_lost(opened: OpenRun) -> None:
         except BatchSystemError:
             return
         live |= {task.task for task in tasks if task.state in status.LIVE}
-    opened.store().return_lost(live, cancelled_at=opened.run_dir.cancelled_at())
+    cancelled_at = opened.run_dir.cancelled_at()
+    opened.store().return_lost(lambda task: task not in live, cancelled_at=cancelled_at)
 
 
 def drain_workers(study: str) -> None:

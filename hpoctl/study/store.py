@@ -7,7 +7,7 @@ waits and never makes one, so that any number of workers runs exactly the budget
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -110,7 +110,9 @@ class Store:
         self._keep(claim, {"error": error[-_ERROR_CHARS:]})
         self._study.tell(claim.handle, state=optuna.trial.TrialState.FAIL)
 
-    def return_lost(self, live_tasks: Collection[str], *, cancelled_at: float) -> list[int]:
+    def return_lost(
+        self, is_gone: Callable[[str], bool], *, cancelled_at: float = 0.0
+    ) -> list[int]:
         """Queues again the running trials of workers that are gone; gives their numbers.
 
         A trial keeps its parameters and its folder. One that was lost before is failed instead, so
@@ -123,7 +125,7 @@ class Store:
         told = {worker.task for worker in workers if worker.started_at < told_at}
         for frozen in self._storage.get_all_trials(self._study_id, states=running):
             task, lost = frozen.user_attrs.get("task"), frozen.user_attrs.get("lost", 0)
-            if task is None or task in live_tasks:  # no task: another program's trial
+            if task is None or not is_gone(task):  # no task: another program's trial
                 continue
             attrs: dict[str, object] = {"lost": lost + (task not in told)}
             state = optuna.trial.TrialState.WAITING
@@ -135,7 +137,7 @@ class Store:
             self._storage.set_trial_state_values(frozen._trial_id, state)
             returned.append(frozen.number)
         for worker in workers:
-            if worker.ended_at is None and worker.task not in live_tasks:
+            if worker.ended_at is None and is_gone(worker.task):
                 gone = replace(worker, trial=None, failed=True, reason="gone without a word")
                 self.keep_worker(replace(gone, ended_at=worker.seen_at))
         return returned

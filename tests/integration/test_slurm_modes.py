@@ -116,3 +116,23 @@ def test_drained_workers_leave_and_later_ones_finish_the_rest(make_sweep: MakeSw
     sweep.assert_each_ran_once(24)
     nothing = sweep.ask_json("workers", "add", "a-study", "-n", "4")
     assert nothing["arrays"] == []
+
+
+def test_a_task_that_slurm_requeues_runs_its_trial_again(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        mode="sequential",
+        budget={"trials": 1},
+        objective_args={"seconds": 8, "steps": 1},  # longer than the cluster's KillWait
+    )
+    ids = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: any(w.trial == 0 for w in sweep.summary().workers), 60, "trial 0 runs")
+    slurm.ask("scontrol", "requeue", f"{ids[0]}_0")
+    # Slurm holds it back for two minutes, unless it is told not to.
+    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
+    slurm.ask("scontrol", "update", f"JobId={ids[0]}_0", "StartTime=now")
+    sweep.await_finished(1)
+    assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
+    assert [trial.user_attrs.get("lost") for trial in sweep.trials()] == [1]

@@ -35,6 +35,7 @@ from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
 
 log = logging.getLogger(__name__)
+_BRIEF_S = 1.0  # a trial that is silent for longer holds no connection to the database
 _fork = multiprocessing.get_context("fork")
 
 
@@ -222,7 +223,9 @@ class _Relay:
         """The child's last message, after every report before it was written down."""
         last: Mapping[str, Any] = {}
         while True:
-            wait([self.pipe, self.process.sentinel])
+            if not wait([self.pipe, self.process.sentinel], timeout=_BRIEF_S):
+                self.store.rest()
+                wait([self.pipe, self.process.sentinel])
             if not self.pipe.poll():
                 return last
             try:

@@ -1,158 +1,186 @@
-"""The queue inside a database: fills and claims in single transactions on Optuna's own tables.
+"""Runs statements on a study's database, several in one round trip, and tries again on an outage.
 
-Optuna's API would take a transaction a trial to fill, read every waiting trial to claim, and on
-SQLite give one trial to two workers. The tables are those of Optuna's schema v3.2.0.a; a study
-filled and claimed here reads in Optuna like any other.
+Knows connections, not what the statements mean; those stand in `statements`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+import logging
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
+from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
-
-from hpoctl.space import Value
+from hpoctl.errors import StudyError
+from hpoctl.study.connect import (
+    Connection,
+    Rows,
+    connect,
+    file_descriptor,
+    is_transient,
+    named_error,
+)
 from hpoctl.study.location import Kind, Location
 
-_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
-_tables = sa.MetaData()
-_studies = sa.Table(
-    "studies",
-    _tables,
-    sa.Column("study_id", sa.Integer, primary_key=True),
-    sa.Column("study_name", sa.String(512)),
-)
-_trials = sa.Table(
-    "trials",
-    _tables,
-    sa.Column("trial_id", sa.Integer, primary_key=True),
-    sa.Column("number", sa.Integer),
-    sa.Column("study_id", sa.Integer),
-    sa.Column("state", sa.Enum(*_STATES, name="trialstate")),
-    sa.Column("datetime_start", sa.DateTime),
-)
-_params = sa.Table(
-    "trial_params",
-    _tables,
-    sa.Column("param_id", sa.Integer, primary_key=True),
-    sa.Column("trial_id", sa.Integer),
-    sa.Column("param_name", sa.String(512)),
-    sa.Column("param_value", sa.Float),
-    sa.Column("distribution_json", sa.Text),
-)
-_attrs = sa.Table(
-    "trial_user_attributes",
-    _tables,
-    sa.Column("trial_user_attribute_id", sa.Integer, primary_key=True),
-    sa.Column("trial_id", sa.Integer),
-    sa.Column("key", sa.String(512)),
-    sa.Column("value_json", sa.Text),
-)
+log = logging.getLogger(__name__)
 
-Encode = Callable[[str, Value], tuple[float, str]]
-"""A parameter's name and value as Optuna stores them: its internal number, its distribution."""
+Statement = tuple[str, Sequence[object]]
+"""SQL with a `?` for each parameter, and the parameters. Its text holds no other `?` and no `%`."""
 
-Attrs = Callable[[int], Mapping[str, object]]
-"""What to keep with the trial of a number when it is claimed."""
+PATIENCE_S = 300.0  # how long an outage may last before a worker gives up
+_LONGEST_PAUSE_S = 15.0
 
 
-def engine_options(location: Location) -> dict[str, object]:
-    """How to connect: no connection is held while an objective runs; SQLite waits for its lock."""
-    options: dict[str, object] = {"poolclass": NullPool}
-    if location.kind is Kind.SQLITE:
-        options["connect_args"] = {"timeout": 60}
-    if location.kind is Kind.MYSQL:  # its default locks the gaps between rows: claims deadlock
-        options["isolation_level"] = "READ COMMITTED"
-    return options
+class Database:
+    """One connection, opened when it is needed, and again after an outage."""
 
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._connection: Connection | None = None
+        self._inherited: Connection | None = None
+        self._answered = False
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(this()))
 
-def engine_url(location: Location) -> str:
-    """The location as SQLAlchemy wants it."""
-    return f"sqlite:///{location.url}" if location.kind is Kind.SQLITE else location.url
+    def run(self, *statements: Statement, again: Sequence[Statement] | None = None) -> Rows:
+        """Runs statements in one transaction and one round trip; the rows of the last question.
 
-
-class Queue:
-    """The waiting trials of one study."""
-
-    def __init__(self, location: Location, study_id: int) -> None:
-        self._engine = sa.create_engine(engine_url(location), **engine_options(location))
-        self._study_id = study_id
-
-    def append(self, points: Sequence[Mapping[str, Value]], encode: Encode) -> None:
-        """Queues all points or none, in their order, numbered on from the last trial."""
-        if not points:
-            return
-        mine = _trials.c.study_id == self._study_id
-        with self._engine.begin() as connection:
-            # The lock under which Optuna itself numbers trials.
-            lock = sa.select(_studies).where(_studies.c.study_id == self._study_id)
-            connection.execute(lock.with_for_update())
-            count = sa.select(sa.func.count()).select_from(_trials).where(mine)
-            first = connection.execute(count).scalar_one()
-            rows = [
-                {"number": first + i, "study_id": self._study_id, "state": "WAITING"}
-                for i in range(len(points))
-            ]
-            connection.execute(sa.insert(_trials), rows)
-            new = sa.select(_trials.c.number, _trials.c.trial_id)
-            ids = connection.execute(new.where(mine, _trials.c.number >= first)).all()
-            params = [
-                _param(trial_id, name, *encode(name, value))
-                for number, trial_id in ids
-                for name, value in points[number - first].items()
-            ]
-            if params:
-                connection.execute(sa.insert(_params), params)
-
-    def claim(self, attrs: Attrs) -> tuple[int, int] | None:
-        """Takes the first waiting trial and marks it; its id and number, or None if none waits."""
-        waiting = sa.and_(_trials.c.study_id == self._study_id, _trials.c.state == "WAITING")
-        first = (
-            sa.select(_trials.c.trial_id, _trials.c.number)
-            .where(waiting)
-            .order_by(_trials.c.trial_id)
-            .limit(1)
-            .with_for_update(skip_locked=True)  # SQLite has no row locks; the guard below decides
+        After an outage they are run again, so they must be harmless to repeat; where they are not,
+        `again` asks first what they have done, and its rows, if there are any, are the answer.
+        Raises StudyError with the driver's words where an outage lasts, or at first connection.
+        """
+        return self._patiently(
+            lambda: self._run(statements),
+            None if again is None else lambda: self._run(again) or self._run(statements),
         )
+
+    def locked(self, action: Callable[[], Rows]) -> Rows:
+        """Runs an action of several questions while nobody else writes; SQLite only."""
+
+        def whole() -> Rows:
+            self.ask(("begin immediate", ()))
+            try:
+                rows = action()
+                self.ask(("commit", ()))
+            except BaseException:
+                self.rest()  # which rolls back
+                raise
+            return rows
+
+        return self._patiently(whole, None)
+
+    def _patiently(self, action: Callable[[], Rows], again: Callable[[], Rows] | None) -> Rows:
+        patience = time.monotonic() + PATIENCE_S
+        pause = 0.05
         while True:
-            with self._engine.begin() as connection:
-                found = connection.execute(first).one_or_none()
-                if found is None:
-                    return None
-                trial_id, number = found
-                taken = (
-                    sa.update(_trials)
-                    .where(_trials.c.trial_id == trial_id, _trials.c.state == "WAITING")
-                    .values(state="RUNNING", datetime_start=_now())
-                )
-                if connection.execute(taken).rowcount == 1:
-                    _mark(connection, trial_id, attrs(number))
-                    return int(trial_id), int(number)
+            try:
+                rows = action()
+            except StudyError:
+                raise
+            except Exception as wrong:  # each driver has its own tree of errors
+                self.rest()
+                hopeless = not self._answered or time.monotonic() > patience
+                if hopeless or not is_transient(self.location, wrong):
+                    raise named_error(self.location, wrong) from wrong
+                log.info("%s: %s: trying again", self.location, " ".join(str(wrong).split()))
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                action = again or action
+            else:
+                self._answered = True
+                return rows
+
+    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
+        """Many rows within the caller's transaction; `table` is `name (column, …)`."""
+        whole = [*rows]
+        if not whole:
+            return
+        many: Any = self.connection().cursor()
+        with closing(many):
+            marks = ", ".join("?" for _ in whole[0])
+            if self.location.kind is Kind.POSTGRESQL:
+                from psycopg2.extras import execute_values
+
+                execute_values(many, f"insert into {table} values %s", whole, page_size=2_000)
+            else:
+                many.executemany(self._marked(f"insert into {table} values ({marks})"), whole)
+
+    def connection(self) -> Connection:
+        """The connection itself, for what is no single round trip."""
+        if self._connection is None:
+            self._connection = connect(self.location, writing=True)
+        return self._connection
+
+    def ask(self, statement: Statement) -> Rows:
+        """One statement within a transaction that the caller made."""
+        return self._ask(self.connection(), statement)
+
+    def rest(self) -> None:
+        """Closes the connection; the next statement opens one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):  # it may be broken, which is why it is closed
+                connection.close()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the inherited socket reaches nothing, and the worker's stays whole."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        number = None if self.location.kind is Kind.SQLITE else file_descriptor(connection)
+        if number is not None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            os.close(nothing)
+        self._inherited = connection  # not closed: a driver would say goodbye to the server
+
+    def _run(self, statements: Sequence[Statement]) -> Rows:
+        connection = self.connection()
+        if len(statements) == 1:
+            return self._ask(connection, statements[0])
+        if self.location.kind is Kind.SQLITE:
+            return self._run_locally(statements)
+        with closing(connection.cursor()) as cursor:
+            mogrify: Any = cursor
+            parts = [_text(mogrify.mogrify(self._marked(sql), args)) for sql, args in statements]
+            if self.location.kind is Kind.MYSQL:
+                parts = ["start transaction", *parts, "commit"]
+            # PostgreSQL runs what comes in one message as one transaction.
+            mogrify.execute("; ".join(parts))
+            return self._last_rows(mogrify)
+
+    def _run_locally(self, statements: Sequence[Statement]) -> Rows:
+        self.ask(("begin immediate", ()))
+        rows: Rows = ()
+        for statement in statements:  # an error closes the connection, which rolls back
+            rows = self.ask(statement)
+        self.ask(("commit", ()))
+        return rows
+
+    def _last_rows(self, cursor: Any) -> Rows:
+        rows: Rows = cursor.fetchall() if cursor.description else ()
+        while self.location.kind is Kind.MYSQL and cursor.nextset():
+            if cursor.description:
+                rows = cursor.fetchall()
+        return rows
+
+    def _ask(self, connection: Connection, statement: Statement) -> Rows:
+        sql, parameters = statement
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(self._marked(sql), parameters)
+            return cursor.fetchall() if cursor.description else ()
+
+    def _marked(self, sql: str) -> str:
+        return sql if self.location.kind is Kind.SQLITE else sql.replace("?", "%s")
 
 
-def _param(trial_id: int, name: str, internal: float, distribution: str) -> dict[str, object]:
-    return {
-        "trial_id": trial_id,
-        "param_name": name,
-        "param_value": internal,
-        "distribution_json": distribution,
-    }
+def _text(sql: bytes | str) -> str:
+    return sql.decode() if isinstance(sql, bytes) else sql
 
 
-def _mark(connection: sa.Connection, trial_id: int, attrs: Mapping[str, object]) -> None:
-    """Replaces attributes of a trial: a trial that was queued again has those of its last life."""
-    old = sa.and_(_attrs.c.trial_id == trial_id, _attrs.c.key.in_(list(attrs)))
-    connection.execute(sa.delete(_attrs).where(old))
-    rows = [
-        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in attrs.items()
-    ]
-    connection.execute(sa.insert(_attrs), rows)
-
-
-def _now() -> datetime:
-    """UTC without its zone, which is how Optuna 5 stores times."""
-    return datetime.now(UTC).replace(tzinfo=None)
+def _forget(database: Database | None) -> None:
+    if database is not None:
+        database.forget_in_child()

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
 
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.space import Params, Value
+from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
 
 _SCHEMA = "v3.2.0.a"
@@ -43,70 +43,19 @@ def summarize(location: Location, study: str) -> Summary:
         return _summarize_database(_Reader(connection, location), study)
 
 
-class _Cursor(Protocol):
-    def execute(self, sql: str, parameters: Sequence[object], /) -> object: ...
-    def fetchall(self) -> Sequence[Sequence[Any]]: ...
-    def close(self) -> object: ...
-
-
-class _Connection(Protocol):
-    def cursor(self) -> _Cursor: ...
-    def close(self) -> object: ...
-
-
-def _connect(location: Location) -> _Connection:
+def _connect(location: Location) -> Connection:
     try:
-        match location.kind:
-            case Kind.SQLITE:
-                return _connect_sqlite(location)
-            case Kind.POSTGRESQL:
-                import psycopg2
-
-                scheme, _, rest = location.url.partition("://")
-                url = f"{scheme.partition('+')[0]}://{rest}"
-                connection: _Connection = psycopg2.connect(url, connect_timeout=10)
-                return connection
-            case _:
-                return _connect_mysql(location)
-    except ModuleNotFoundError as wrong:
-        raise StudyError(f"{location}: pip install 'hpoctl[mysql]' brings {wrong.name}") from wrong
+        return connect(location)
     except StudyError:
         raise
-    except Exception as wrong:  # each driver has its own tree of errors, and is not loaded here
-        raise StudyError(f"{location}: {' '.join(str(wrong).split())}") from wrong
-
-
-def _connect_sqlite(location: Location) -> _Connection:
-    import sqlite3
-
-    if not location.path.exists():
-        raise StudyError(f"{location}: no such file: was the study deleted?")
-    return sqlite3.connect(f"{location.path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
-
-
-def _connect_mysql(location: Location) -> _Connection:
-    import pymysql
-
-    url = urlsplit(location.url)
-    options: dict[str, Any] = dict(parse_qsl(url.query))
-    if url.username:
-        options["user"] = unquote(url.username)
-    if url.password:
-        options["password"] = unquote(url.password)
-    connection: _Connection = pymysql.connect(
-        host=url.hostname,
-        port=url.port or 3306,
-        database=url.path.removeprefix("/"),
-        connect_timeout=10,
-        **options,
-    )
-    return connection
+    except Exception as wrong:  # each driver has its own tree of errors
+        raise named_error(location, wrong) from wrong
 
 
 class _Reader:
     """Asks questions in the common part of three dialects."""
 
-    def __init__(self, connection: _Connection, location: Location) -> None:
+    def __init__(self, connection: Connection, location: Location) -> None:
         self.location = location
         self._connection = connection
         self._mark = "?" if location.kind is Kind.SQLITE else "%s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC
 
 import optuna
@@ -69,10 +70,11 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
             return FloatDistribution(low, high, log=log, step=float_step)
 
 
-def encode(space: SearchSpace, name: str, value: Value) -> tuple[float, str]:
-    """A parameter as Optuna's tables hold it: its internal number, its distribution as JSON."""
-    known = _distribution(space.parameters[name])
-    return known.to_internal_repr(value), distribution_to_json(known)
+def encoder(space: SearchSpace) -> Callable[[str, Value], tuple[float, str]]:
+    """Turns a parameter into what Optuna's tables hold: its number, its distribution as JSON."""
+    known = {name: _distribution(given) for name, given in space.parameters.items()}
+    texts = {name: distribution_to_json(distribution) for name, distribution in known.items()}
+    return lambda name, value: (known[name].to_internal_repr(value), texts[name])
 
 
 def template(space: SearchSpace, point: Params) -> FrozenTrial:

@@ -18,7 +18,7 @@ from servers import Slurm, Task, wait_for
 
 from hpoctl.record import Summary
 from hpoctl.rundir import RunDir, slug
-from hpoctl.study.database import engine_options, engine_url
+from hpoctl.study.connect import engine_options, engine_url
 from hpoctl.study.location import Kind, Location, parse_url
 from hpoctl.study.summary import summarize
 

@@ -61,7 +61,7 @@ def test_workers_attached_meanwhile_share_the_budget(make_sweep: MakeSweep) -> N
         mode="async",
         workers=4,
         budget={"trials": 48},
-        objective_args={"seconds": 0.6, "steps": 2},
+        objective_args={"seconds": 1.5, "steps": 2},
     )
     sweep.submit()
     wait_for(lambda: sweep.finished() >= 1, 60, "a first trial has ended")

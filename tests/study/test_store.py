@@ -18,7 +18,7 @@ from hpoctl.errors import ConfigError, StudyError
 from hpoctl.plan import queue
 from hpoctl.space import Value
 from hpoctl.study import store
-from hpoctl.study.database import engine_options, engine_url
+from hpoctl.study.connect import engine_options, engine_url
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.store import Claim, Store
 from hpoctl.sweep import Sweep

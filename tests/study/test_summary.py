@@ -15,7 +15,7 @@ from hpoctl.errors import StudyError
 from hpoctl.plan import queue
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.study import store
-from hpoctl.study.database import engine_url
+from hpoctl.study.connect import engine_url
 from hpoctl.study.location import Kind, Location, parse_url
 from hpoctl.study.store import Store
 from hpoctl.study.summary import UnknownSchema, summarize

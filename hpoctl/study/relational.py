@@ -68,7 +68,7 @@ class RelationalStore:
             # The lock under which Optuna itself numbers trials.
             lock = "" if self._location.kind is Kind.SQLITE else " for update"
             ask((f"select study_id from studies where study_id = ?{lock}", [study_id]))
-            first = self.size()
+            first = ask(self._sql.size())[0][0]
             numbers = range(first, first + len(whole))
             self._database.insert(trials, [(number, study_id, "WAITING") for number in numbers])
             new = "select number, trial_id from trials where study_id = ? and number >= ?"
@@ -93,8 +93,7 @@ class RelationalStore:
 
     def size(self) -> int:
         """How many trials the study has, in all states."""
-        count = "select count(*) from trials where study_id = ?"
-        return int(self._database.ask((count, [self._sql.study_id]))[0][0])
+        return int(self._database.run(self._sql.size())[0][0])
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""

@@ -84,6 +84,10 @@ class Statements:
         updates = ", ".join(f"{column} = excluded.{column}" for column in columns)
         return f"on conflict ({unique}) do update set {updates}"
 
+    def size(self) -> Statement:
+        """How many trials there are."""
+        return "select count(*) from trials where study_id = ?", [self.study_id]
+
     # Claiming
 
     def first_waiting(self) -> Statement:
@@ -156,7 +160,9 @@ class Statements:
         if self.kind is Kind.MYSQL:
             columns, where = "study_id, state, trial_id", ""
         sql = f"create index if not exists hpoctl_waiting on trials ({columns}){where}"
-        return [(sql, ())]
+        # A planner that has not yet counted what was queued sorts the whole queue at every claim.
+        word = "analyze table" if self.kind is Kind.MYSQL else "analyze"
+        return [(sql, ()), *((f"{word} {table}", ()) for table in ("trials", "trial_params"))]
 
     # Reading
 
@@ -228,7 +234,7 @@ class Statements:
 
         A row `mark` for each source of news says where to go on.
         """
-        sources = [f"select trial_id from {n.table} where {n.id} > ?" for n in marks]
+        sources = [f"select distinct trial_id from {n.table} where {n.id} > ?" for n in marks]
         parameters: list[object] = [mark - news.overlap for news, mark in marks.items()]
         if open_:
             marks_ = ", ".join("?" for _ in open_)

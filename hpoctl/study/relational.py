@@ -107,6 +107,10 @@ class RelationalStore:
         if not rows:
             return None
         [trial_id] = self._mirror.put(rows, own=True)
+        names = {row[4] for row in rows if row[0] == "param"}
+        before = any(row[0] == "trial" and row[3] for row in rows)
+        if before or not names.issuperset(self._sweep.search_space.parameters):
+            self._mirror.put(self._database.run(self._sql.trial(trial_id)), own=True)
         self._claimed.add(trial_id)
         trial = self._mirror.get_trial(trial_id)
         space = self._sweep.search_space.parameters

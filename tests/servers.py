@@ -131,8 +131,12 @@ class PostgreSQL:
 
 @dataclass(slots=True, kw_only=True)
 class MariaDB:
-    """A MariaDB that listens on 127.0.0.1, open to one user with a password."""
+    """A MariaDB that listens on 127.0.0.1, open to one user with a password.
 
+    `durable` writes to disk what it commits, as a server in earnest does.
+    """
+
+    durable: bool = False
     password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
     port: int = 0
     _folder: Path = field(default_factory=lambda: _short_folder("hmy"))
@@ -172,6 +176,7 @@ class MariaDB:
                 f"--socket={self._folder / 'sock'}",
                 "--skip-name-resolve",
                 f"--init-file={init}",
+                f"--innodb-flush-log-at-trx-commit={1 if self.durable else 2}",
             ],
             self._folder,
         )

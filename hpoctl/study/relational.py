@@ -77,7 +77,7 @@ class RelationalStore:
             # The lock under which Optuna itself numbers trials.
             lock = "" if self._location.kind is Kind.SQLITE else " for update"
             ask((f"select study_id from studies where study_id = ?{lock}", [study_id]))
-            first = self.size()
+            first = ask(self._sql.size())[0][0]
             numbers = range(first, first + len(whole))
             self._database.insert(trials, [(number, study_id, "WAITING") for number in numbers])
             new = "select number, trial_id from trials where study_id = ? and number >= ?"
@@ -102,8 +102,7 @@ class RelationalStore:
 
     def size(self) -> int:
         """How many trials the study has, in all states."""
-        count = "select count(*) from trials where study_id = ?"
-        return int(self._database.ask((count, [self._sql.study_id]))[0][0])
+        return int(self._database.run(self._sql.size())[0][0])
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
@@ -117,6 +116,10 @@ class RelationalStore:
         if not rows:
             return None
         [trial_id] = self._mirror.put(rows, own=True)
+        names = {row[4] for row in rows if row[0] == "param"}
+        before = any(row[0] == "trial" and row[3] for row in rows)
+        if before or not names.issuperset(self._sweep.search_space.parameters):
+            self._mirror.put(self._database.run(self._sql.trial(trial_id)), own=True)
         self._claimed.add(trial_id)
         trial = self._mirror.get_trial(trial_id)
         space = self._sweep.search_space.parameters

@@ -54,6 +54,7 @@ class Parts:
 
 
 EVERYTHING = Parts()
+_OF_A_CLAIM = Parts(values=False, attrs=False, steps=())  # a part more is planning time a claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ class Statements:
         updates = ", ".join(f"{column} = excluded.{column}" for column in columns)
         return f"on conflict ({unique}) do update set {updates}"
 
+    def size(self) -> Statement:
+        """How many trials there are."""
+        return "select count(*) from trials where study_id = ?", [self.study_id]
+
     # Claiming
 
     def first_waiting(self) -> Statement:
@@ -96,7 +101,10 @@ class Statements:
         return sql, [self.time(started), trial_id]
 
     def claim(self, attrs: Mapping[str, object], seed: int, started: datetime) -> list[Statement]:
-        """Takes the first waiting trial and marks it as ours; its rows, or none."""
+        """Takes the first waiting trial and marks it as ours; its row and its parameters, or none.
+
+        The number in its row is 1 if the trial was run before, so that there is more to it.
+        """
         pairs = [(key, json.dumps(value)) for key, value in attrs.items()]
         if self.kind is Kind.POSTGRESQL:
             return [self._claim_at_once(pairs, str(seed), started)]
@@ -104,14 +112,23 @@ class Statements:
         mine = f"from trials where trial_id = @id {self._upsert('trial_id, key', 'value_json')}"
         return [
             ("set @id = null", ()),
-            (f"select trial_id into @id {_FIRST_WAITING} for update skip locked", [self.study_id]),
+            (
+                f"select trial_id, datetime_start is not null into @id, @again {_FIRST_WAITING}"
+                " for update skip locked",
+                [self.study_id],
+            ),
             (
                 "update trials set state = 'RUNNING', datetime_start = ? where trial_id = @id",
                 [started],
             ),
             *((f"{insert} select trial_id, ?, ? {mine}", pair) for pair in pairs),
             (f"{insert} select trial_id, 'seed', {_SEED[self.kind]} {mine}", [str(seed)]),
-            self._whole("select trial_id, number, state from trials where trial_id = @id", ()),
+            self._whole(
+                "select trial_id, number, state from trials where trial_id = @id",
+                (),
+                parts=_OF_A_CLAIM,
+                flag="@again",
+            ),
         ]
 
     def _claim_at_once(
@@ -119,17 +136,24 @@ class Statements:
     ) -> Statement:
         given = "".join(" union all select trial_id, ?, ? from taken" for _ in pairs)
         ctes = (
-            f"picked as (select trial_id {_FIRST_WAITING} for update skip locked),"
+            f"picked as (select trial_id, datetime_start is not null as again {_FIRST_WAITING}"
+            " for update skip locked),"
             " taken as (update trials t set state = 'RUNNING', datetime_start = ? from picked"
             " where t.trial_id = picked.trial_id"
-            " returning t.trial_id, t.number, t.state),"
+            " returning t.trial_id, t.number, t.state, again),"
             " kept as (insert into trial_user_attributes (trial_id, key, value_json)"
             f" select trial_id, 'seed', {_SEED[self.kind]} from taken{given}"
             f" {self._upsert('trial_id, key', 'value_json')}), "
         )
         flat = [word for pair in pairs for word in pair]
         parameters = [self.study_id, self.time(started), seed, *flat]
-        return self._whole("select * from taken", parameters, before=ctes)
+        return self._whole(
+            "select * from taken",
+            parameters,
+            before=ctes,
+            parts=_OF_A_CLAIM,
+            flag="again::int::float8",
+        )
 
     def taken_at(self, started: datetime, task: object, *, known: Collection[int]) -> Statement:
         """What a task took at a moment and does not know of: the answer to a claim was lost."""
@@ -156,7 +180,9 @@ class Statements:
         if self.kind is Kind.MYSQL:
             columns, where = "study_id, state, trial_id", ""
         sql = f"create index if not exists hpoctl_waiting on trials ({columns}){where}"
-        return [(sql, ())]
+        # A planner that has not yet counted what was queued sorts the whole queue at every claim.
+        word = "analyze table" if self.kind is Kind.MYSQL else "analyze"
+        return [(sql, ()), *((f"{word} {table}", ()) for table in ("trials", "trial_params"))]
 
     # Reading
 
@@ -168,12 +194,13 @@ class Statements:
         before: str = "",
         parts: Parts = EVERYTHING,
         more: str = "",
+        flag: str | None = None,
     ) -> Statement:
         """The rows of the trials that `source` selects."""
         text = "::text" if self.kind is Kind.POSTGRESQL else ""
         null = {Kind.POSTGRESQL: "null::float8"}.get(self.kind, "null")
         join = "join c on c.trial_id ="
-        rows = [f"select 'trial', trial_id, number, {null}, state{text}, null from c"]
+        rows = [f"select 'trial', trial_id, number, {flag or null}, state{text}, null from c"]
         if parts.params:
             rows.append(
                 "select 'param', p.trial_id, p.param_id, p.param_value, p.param_name,"
@@ -228,7 +255,7 @@ class Statements:
 
         A row `mark` for each source of news says where to go on.
         """
-        sources = [f"select trial_id from {n.table} where {n.id} > ?" for n in marks]
+        sources = [f"select distinct trial_id from {n.table} where {n.id} > ?" for n in marks]
         parameters: list[object] = [mark - news.overlap for news, mark in marks.items()]
         if open_:
             marks_ = ", ".join("?" for _ in open_)

@@ -1,0 +1,176 @@
+"""A study in a database: as exact as Optuna's own way, and its samplers see the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from hpoctl.plan import queue
+from hpoctl.study import store, translate
+from hpoctl.study.connect import engine_url
+from hpoctl.study.location import Kind, Location
+from hpoctl.study.protocol import Claim, Store
+from hpoctl.sweep import Sweep
+from study.claimers import claim_at_once
+from study.conftest import MakeSweep
+
+OWNER = "/home/user/runs/a-study"
+RELATIONAL = [Kind.SQLITE, Kind.POSTGRESQL, Kind.MYSQL]
+
+
+@pytest.fixture(params=RELATIONAL)
+def location(request: pytest.FixtureRequest, tmp_path: object) -> Location:
+    """A database without any study in it, of each kind in turn."""
+    from hpoctl.study.location import parse_url
+
+    if request.param is Kind.SQLITE:
+        return Location(kind=Kind.SQLITE, url=f"{tmp_path}/the study.db")
+    name = "postgresql_url" if request.param is Kind.POSTGRESQL else "mariadb_url"
+    return parse_url(request.getfixturevalue(name), "a test")
+
+
+def submit(location: Location, sweep: Sweep) -> Store:
+    return store.create(location, sweep, queue(sweep), owner=OWNER)
+
+
+def claimed(study: Store, task: str = "17_3") -> Claim:
+    claim = study.claim({"task": task})
+    assert claim is not None
+    return claim
+
+
+def read(location: Location) -> optuna.Study:
+    return optuna.load_study(study_name="a study", storage=engine_url(location))
+
+
+def test_sixteen_processes_run_exactly_the_budget(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    sweep = make_sweep(budget={"trials": 200})
+    submit(location, sweep)
+    by_process = claim_at_once(location, sweep, processes=16)
+    assert sorted(n for numbers in by_process for n in numbers) == list(range(200))
+    trials = read(location).trials
+    assert [trial.value for trial in trials] == list(range(200))
+    seeds = store.open_(location, sweep).records()
+    assert len({record.attrs["seed"] for record in seeds}) == 200
+
+
+def test_a_late_result_does_not_overwrite_and_is_kept(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    sweep = make_sweep()
+    first, second = submit(location, sweep), store.open_(location, sweep)
+    lost = claimed(first, "1_1")
+    assert second.return_lost(live_tasks=()) == [0]
+    again = claimed(second, "1_2")
+    assert again.number == lost.number
+    assert again.params == lost.params
+    if location.kind is Kind.MYSQL:  # it keeps seconds; the task tells the two apart
+        lost = dataclasses.replace(lost, started=again.started)
+    first.complete(lost, [1.0], {"note": "late"})
+    trial = read(location).trials[0]
+    assert trial.state is TrialState.RUNNING
+    assert trial.user_attrs["late_values"] == [1.0]
+    assert "note" not in trial.user_attrs
+    second.complete(again, [2.0], {})
+    first.fail(lost, "boom")
+    trial = read(location).trials[0]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 2.0)
+    assert "error" not in trial.user_attrs
+
+
+def test_a_worker_that_lost_its_trial_is_told_to_end_it(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    study = submit(location, make_sweep())
+    claim = claimed(study)
+    assert study.report(claim, 1.0, step=1) is False
+    study.return_lost(live_tasks=())
+    assert study.report(claim, 2.0, step=2) is True
+    assert read(location).trials[0].intermediate_values == {1: 1.0}
+
+
+def test_a_trial_lost_twice_has_failed(location: Location, make_sweep: MakeSweep) -> None:
+    study = submit(location, make_sweep())
+    for _ in range(2):
+        claimed(study, "9_9")
+        assert study.return_lost(live_tasks=["1_1"]) == [0]
+    trial = read(location).trials[0]
+    assert trial.state is TrialState.FAIL
+    assert "9_9" in trial.user_attrs["error"]
+    assert trial.datetime_complete is not None
+
+
+def test_a_native_worker_may_join(location: Location, make_sweep: MakeSweep) -> None:
+    study = submit(location, make_sweep(budget={"trials": 3}))
+    native = read(location)
+    study.complete(claimed(study), [1.0], {})
+    asked = native.ask()
+    asked.suggest_float("lr", 1e-5, 1e-1, log=True)
+    native.tell(asked, 2.0)
+    study.complete(claimed(study), [3.0], {})
+    native.tell(native.ask(), 4.0)
+    study.append([{}])
+    assert [t.number for t in read(location).trials] == [0, 1, 2, 3, 4]
+    assert [t.value for t in read(location).trials] == [1.0, 2.0, 3.0, 4.0, None]
+
+
+def test_tpe_suggests_what_it_does_in_optuna_alone(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    sweep = make_sweep(sampler={"name": "tpe", "n_startup_trials": 4}, budget={"trials": 15})
+    study, native = submit(location, sweep), optuna.create_study(storage=InMemoryStorage())
+    for number in range(15):
+        native.sampler = translate.sampler(sweep, number)
+        asked = native.ask()
+        expected = {
+            name: translate.suggest(asked, name, distribution)
+            for name, distribution in sweep.search_space.parameters.items()
+        }
+        # Each claim by a new worker: what it sees is what it reads.
+        worker = study if number % 2 else store.open_(location, sweep)
+        claim = claimed(worker)
+        assert dict(claim.params) == expected
+        value = float(str(expected["lr"])) * 10 + float(str(expected["layers"]))
+        worker.complete(claim, [value], {})
+        native.tell(asked, value)
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_pruner_decides_as_it_does_in_optuna_alone(
+    location: Location, make_sweep: MakeSweep, name: str
+) -> None:
+    pruner = {"asha": {"reduction_factor": 2}, "median": {"n_startup_trials": 2}}[name]
+    sweep = make_sweep(pruner={"name": name, **pruner}, budget={"trials": 16})
+    study = submit(location, sweep)
+    native = optuna.create_study(storage=InMemoryStorage(), pruner=translate.pruner(sweep))
+    decisions, expected = [], []
+    for number in range(16):
+        worker = study if number % 3 else store.open_(location, sweep)
+        claim, asked = claimed(worker), native.ask()
+        for step in range(1, 10):
+            value = ((number * 7) % 16) + 10 / step
+            asked.report(value, step)
+            decisions.append(worker.report(claim, value, step))
+            expected.append(asked.should_prune())
+            if decisions[-1]:
+                break
+        if decisions[-1]:
+            worker.prune(claim)
+            native.tell(asked, state=TrialState.PRUNED)
+        else:
+            worker.complete(claim, [value], {})
+            native.tell(asked, value)
+        assert decisions == expected
+    assert set(decisions) == {True, False}
+    kept = [(t.state, t.value, t.intermediate_values) for t in read(location).trials]
+    assert kept == [(t.state, t.value, t.intermediate_values) for t in native.trials]
+    assert json.dumps([t.system_attrs for t in read(location).trials]) == json.dumps(
+        [t.system_attrs for t in native.trials]
+    )

@@ -1,0 +1,40 @@
+"""The benchmark runs and says what it promises; how fast it is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import MariaDB, PostgreSQL
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "store.py"
+
+
+@pytest.mark.timeout(180)
+def test_the_quick_store_benchmark_prints_every_figure(
+    postgresql: PostgreSQL, mariadb: MariaDB
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), "--quick", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["claims"].keys() == {"postgresql", "mariadb"}
+    for both in (
+        *said["claims"].values(),
+        *(said["round_trips"][k] for k in ("plain", "reports20")),
+    ):
+        assert both["ours"] > 0
+        assert both["optuna"] > 0
+    assert said["round_trips"]["plain"]["ours"] <= 6
+    assert said["round_trips"]["reports20"]["ours"] <= 26
+    assert said["enqueue_10000_s"].keys() == {"postgresql", "mariadb"}
+    assert {"ours_s", "ours_mib", "optuna_s"} <= said["status_100k"].keys()
+    assert said["status_trials"] == 10_000

@@ -91,7 +91,9 @@ class RelationalStore:
                 ],
             )
             ask(("commit", ()))
-            for statement in self._sql.index():
+            if not ask(self._sql.has_index()):
+                ask(self._sql.index())
+            for statement in self._sql.count_rows():
                 ask(statement)
         except StudyError:
             raise
@@ -182,7 +184,8 @@ class RelationalStore:
     def report(self, claim: Claim, value: float, step: int) -> bool:
         """Keeps the first metric's value at a step; True if the pruner wants the trial to end.
 
-        True as well if the trial is no longer this claim's: nothing of it is kept then.
+        Nothing is kept of a trial that is no longer this claim's; where no pruner has to be asked,
+        the answer is True then.
         """
         keep = self._sql.report(claim, value, step)
         several = len(self._sweep.metrics) > 1  # Optuna reports no steps where there are two

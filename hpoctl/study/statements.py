@@ -174,15 +174,27 @@ class Statements:
             "select trial_id, number, state from trials where trial_id = ?", [trial_id]
         )
 
-    def index(self) -> list[Statement]:
+    def index(self) -> Statement:
         """Keeps claims cheap however many trials have ended: an index of our own, made once."""
         columns, where = "study_id, trial_id", " where state = 'WAITING'"
         if self.kind is Kind.MYSQL:
             columns, where = "study_id, state, trial_id", ""
-        sql = f"create index if not exists hpoctl_waiting on trials ({columns}){where}"
-        # A planner that has not yet counted what was queued sorts the whole queue at every claim.
+        return f"create index hpoctl_waiting on trials ({columns}){where}", ()
+
+    def has_index(self) -> Statement:
+        """One row if the index is there; MySQL knows no `if not exists` for one."""
+        sources = {
+            Kind.POSTGRESQL: "pg_indexes where schemaname = current_schema() and indexname",
+            Kind.MYSQL: "information_schema.statistics where table_schema = database()"
+            " and index_name",
+            Kind.SQLITE: "sqlite_master where name",
+        }
+        return f"select 1 from {sources[self.kind]} = 'hpoctl_waiting' limit 1", ()
+
+    def count_rows(self) -> list[Statement]:
+        """Lets the planner count: else it sorts the whole new queue at every claim."""
         word = "analyze table" if self.kind is Kind.MYSQL else "analyze"
-        return [(sql, ()), *((f"{word} {table}", ()) for table in ("trials", "trial_params"))]
+        return [(f"{word} {table}", ()) for table in ("trials", "trial_params")]
 
     # Reading
 

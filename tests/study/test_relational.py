@@ -67,7 +67,7 @@ def test_a_late_result_does_not_overwrite_and_is_kept(
     sweep = make_sweep()
     first, second = submit(location, sweep), store.open_(location, sweep)
     lost = claimed(first, "1_1")
-    assert second.return_lost(live_tasks=()) == [0]
+    assert second.return_lost(lambda task: True) == [0]
     again = claimed(second, "1_2")
     assert again.number == lost.number
     assert again.params == lost.params
@@ -91,7 +91,7 @@ def test_a_worker_that_lost_its_trial_is_told_to_end_it(
     study = submit(location, make_sweep())
     claim = claimed(study)
     assert study.report(claim, 1.0, step=1) is False
-    study.return_lost(live_tasks=())
+    study.return_lost(lambda task: True)
     assert study.report(claim, 2.0, step=2) is True
     assert read(location).trials[0].intermediate_values == {1: 1.0}
 
@@ -100,7 +100,7 @@ def test_a_trial_lost_twice_has_failed(location: Location, make_sweep: MakeSweep
     study = submit(location, make_sweep())
     for _ in range(2):
         claimed(study, "9_9")
-        assert study.return_lost(live_tasks=["1_1"]) == [0]
+        assert study.return_lost(lambda task: task != "1_1") == [0]
     trial = read(location).trials[0]
     assert trial.state is TrialState.FAIL
     assert "9_9" in trial.user_attrs["error"]

@@ -140,6 +140,7 @@ class Worker:
         self.told_to_leave = f"told to by {signal.Signals(number).name}"
 
     def _note(self, **changes: object) -> None:
+        # mypy cannot know which fields the changes name.
         self.record = replace(self.record, seen_at=time.time(), **changes)  # type: ignore[arg-type]
         self.store.keep_worker(self.record)
 

@@ -139,33 +139,38 @@ class Mirror(BaseStorage):
         self._change(trial_id, _system_attrs=attrs)
         self.new_attrs[key] = value
 
+    # What a storage must have, but no sampler and no pruner calls
+
+    def _never_asked(self) -> AssertionError:
+        return AssertionError("a mirror is written by RelationalStore only")
+
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def delete_study(self, study_id: int) -> None:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def get_all_studies(self) -> list[Any]:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        raise NotImplementedError
+        raise self._never_asked()
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        raise NotImplementedError
+        raise self._never_asked()
 
 
 def frozen(rows: Iterable[Row]) -> list[FrozenTrial]:

@@ -10,19 +10,14 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from hpoctl.study.database import Statement
+from hpoctl.study.dialect import SEED, Dialect
 from hpoctl.study.location import Kind
 from hpoctl.study.protocol import Claim
 
 _FIRST_WAITING = "from trials where study_id = ? and state = 'WAITING' order by trial_id limit 1"
-# `derive_seed` in SQL: a claim writes its trial's number's seed before anybody knows the number.
-_SEED = {
-    Kind.POSTGRESQL: "((('x' || substr(encode(sha256(convert_to(? || '/' || number, 'UTF8')),"
-    " 'hex'), 1, 8))::bit(32)::bigint) >> 1)::text",
-    Kind.MYSQL: "cast(conv(left(sha2(concat(?, '/', number), 256), 8), 16, 10) as unsigned) >> 1",
-}
 _TYPES = {math.inf: "INF_POS", -math.inf: "INF_NEG"}
 
 
@@ -58,32 +53,10 @@ _OF_A_CLAIM = Parts(values=False, attrs=False, steps=())  # a part more is plann
 
 
 @dataclass(frozen=True, slots=True)
-class Statements:
+class Statements(Dialect):
     """The statements about one study in one dialect."""
 
-    kind: Kind
     study_id: int
-
-    def now(self) -> datetime:
-        """UTC without its zone, as Optuna 5 stores times, and as exact as the database keeps it."""
-        now = datetime.now(UTC).replace(tzinfo=None)
-        return now.replace(microsecond=0) if self.kind is Kind.MYSQL else now
-
-    def time(self, moment: datetime | None) -> object:
-        """A time as the driver wants it; SQLite keeps it as SQLAlchemy's text."""
-        if self.kind is Kind.SQLITE and moment is not None:
-            return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
-        return moment
-
-    @property
-    def _key(self) -> str:
-        return "`key`" if self.kind is Kind.MYSQL else "key"
-
-    def _upsert(self, unique: str, *columns: str) -> str:
-        if self.kind is Kind.MYSQL:
-            return "on duplicate key update " + ", ".join(f"{c} = values({c})" for c in columns)
-        updates = ", ".join(f"{column} = excluded.{column}" for column in columns)
-        return f"on conflict ({unique}) do update set {updates}"
 
     def size(self) -> Statement:
         """How many trials there are."""
@@ -108,8 +81,8 @@ class Statements:
         pairs = [(key, json.dumps(value)) for key, value in attrs.items()]
         if self.kind is Kind.POSTGRESQL:
             return [self._claim_at_once(pairs, str(seed), started)]
-        insert = f"insert into trial_user_attributes (trial_id, {self._key}, value_json)"
-        mine = f"from trials where trial_id = @id {self._upsert('trial_id, key', 'value_json')}"
+        insert = f"insert into trial_user_attributes (trial_id, {self.key}, value_json)"
+        mine = f"from trials where trial_id = @id {self.upsert('trial_id, key', 'value_json')}"
         return [
             ("set @id = null", ()),
             (
@@ -122,7 +95,7 @@ class Statements:
                 [started],
             ),
             *((f"{insert} select trial_id, ?, ? {mine}", pair) for pair in pairs),
-            (f"{insert} select trial_id, 'seed', {_SEED[self.kind]} {mine}", [str(seed)]),
+            (f"{insert} select trial_id, 'seed', {SEED[self.kind]} {mine}", [str(seed)]),
             self._whole(
                 "select trial_id, number, state from trials where trial_id = @id",
                 (),
@@ -142,8 +115,8 @@ class Statements:
             " where t.trial_id = picked.trial_id"
             " returning t.trial_id, t.number, t.state, again),"
             " kept as (insert into trial_user_attributes (trial_id, key, value_json)"
-            f" select trial_id, 'seed', {_SEED[self.kind]} from taken{given}"
-            f" {self._upsert('trial_id, key', 'value_json')}), "
+            f" select trial_id, 'seed', {SEED[self.kind]} from taken{given}"
+            f" {self.upsert('trial_id, key', 'value_json')}), "
         )
         flat = [word for pair in pairs for word in pair]
         parameters = [self.study_id, self.time(started), seed, *flat]
@@ -161,7 +134,7 @@ class Statements:
             "select t.trial_id, t.number, t.state from trials t"
             " join trial_user_attributes a on a.trial_id = t.trial_id"
             " where t.study_id = ? and t.state = 'RUNNING' and t.datetime_start = ?"
-            f" and a.{self._key} = 'task' and a.value_json = ?"
+            f" and a.{self.key} = 'task' and a.value_json = ?"
         )
         if known:
             source += f" and t.trial_id not in ({', '.join('?' for _ in known)})"
@@ -173,28 +146,6 @@ class Statements:
         return self._whole(
             "select trial_id, number, state from trials where trial_id = ?", [trial_id]
         )
-
-    def index(self) -> Statement:
-        """Keeps claims cheap however many trials have ended: an index of our own, made once."""
-        columns, where = "study_id, trial_id", " where state = 'WAITING'"
-        if self.kind is Kind.MYSQL:
-            columns, where = "study_id, state, trial_id", ""
-        return f"create index hpoctl_waiting on trials ({columns}){where}", ()
-
-    def has_index(self) -> Statement:
-        """One row if the index is there; MySQL knows no `if not exists` for one."""
-        sources = {
-            Kind.POSTGRESQL: "pg_indexes where schemaname = current_schema() and indexname",
-            Kind.MYSQL: "information_schema.statistics where table_schema = database()"
-            " and index_name",
-            Kind.SQLITE: "sqlite_master where name",
-        }
-        return f"select 1 from {sources[self.kind]} = 'hpoctl_waiting' limit 1", ()
-
-    def count_rows(self) -> list[Statement]:
-        """Lets the planner count: else it sorts the whole new queue at every claim."""
-        word = "analyze table" if self.kind is Kind.MYSQL else "analyze"
-        return [(f"{word} {table}", ()) for table in ("trials", "trial_params")]
 
     # Reading
 
@@ -225,7 +176,7 @@ class Statements:
             )
         if parts.attrs:
             rows.append(
-                f"select 'attr', a.trial_id, 0, null, a.{self._key}, a.value_json"
+                f"select 'attr', a.trial_id, 0, null, a.{self.key}, a.value_json"
                 f" from trial_system_attributes a {join} a.trial_id"
             )
         if parts.steps:
@@ -245,7 +196,7 @@ class Statements:
     def user_attrs(self) -> Statement:
         """All trials' user attributes: `trial_id, key, value`."""
         sql = (
-            f"select a.trial_id, a.{self._key}, a.value_json from trial_user_attributes a"
+            f"select a.trial_id, a.{self.key}, a.value_json from trial_user_attributes a"
             " join trials t on t.trial_id = a.trial_id where t.study_id = ?"
         )
         return sql, [self.study_id]
@@ -296,7 +247,7 @@ class Statements:
         rows = ", ".join("(?, ?, ?, ?)" for _ in params)
         sql = (
             "insert into trial_params (trial_id, param_name, param_value, distribution_json)"
-            f" values {rows} {self._upsert('trial_id, param_name', 'param_value')}"
+            f" values {rows} {self.upsert('trial_id, param_name', 'param_value')}"
         )
         return sql, [word for row in params for word in (trial_id, *row)]
 
@@ -321,8 +272,8 @@ class Statements:
         columns = ("intermediate_value", "intermediate_value_type")
         sql = (
             f"insert into trial_intermediate_values (trial_id, step, {', '.join(columns)})"
-            f" select trial_id, ?, {self._float}, {self._enum('trialintermediatevaluetype')}"
-            f" from trials where {condition} {self._upsert('trial_id, step', *columns)}"
+            f" select trial_id, ?, {self.number}, {self.enum('trialintermediatevaluetype')}"
+            f" from trials where {condition} {self.upsert('trial_id, step', *columns)}"
         )
         return sql, [step, stored, kind, *parameters]
 
@@ -339,9 +290,9 @@ class Statements:
         self, table: str, key: str, value: object, condition: str, parameters: Sequence[object]
     ) -> Statement:
         sql = (
-            f"insert into {table} (trial_id, {self._key}, value_json)"
+            f"insert into {table} (trial_id, {self.key}, value_json)"
             f" select trial_id, ?, ? from trials where {condition}"
-            f" {self._upsert('trial_id, key', 'value_json')}"
+            f" {self.upsert('trial_id, key', 'value_json')}"
         )
         return sql, [key, json.dumps(value), *parameters]
 
@@ -358,7 +309,7 @@ class Statements:
         if claim.task is not None:
             condition += (
                 " and exists (select 1 from trial_user_attributes a where a.trial_id ="
-                f" trials.trial_id and a.{self._key} = 'task' and a.value_json = ?)"
+                f" trials.trial_id and a.{self.key} = 'task' and a.value_json = ?)"
             )
             parameters = [*parameters, json.dumps(claim.task)]
         update = f"update trials set state = ?, datetime_complete = ? where {condition}"
@@ -366,8 +317,8 @@ class Statements:
         by_us = [claim.trial_id, self.time(claim.started), self.time(ended), state]
         insert = (
             "insert into trial_values (trial_id, objective, value, value_type)"
-            f" select trial_id, ?, {self._float}, {self._enum('trialvaluetype')} from trials"
-            f" where {done} {self._upsert('trial_id, objective', 'value', 'value_type')}"
+            f" select trial_id, ?, {self.number}, {self.enum('trialvaluetype')} from trials"
+            f" where {done} {self.upsert('trial_id, objective', 'value', 'value_type')}"
         )
         return [
             (update, [state, self.time(ended), *parameters]),
@@ -385,7 +336,7 @@ class Statements:
     def running(self) -> Statement:
         """The running trials' user attributes: `trial_id, number, key, value`."""
         sql = (
-            f"select t.trial_id, t.number, a.{self._key}, a.value_json from trials t"
+            f"select t.trial_id, t.number, a.{self.key}, a.value_json from trials t"
             " join trial_user_attributes a on a.trial_id = t.trial_id"
             " where t.study_id = ? and t.state = 'RUNNING'"
         )
@@ -400,31 +351,24 @@ class Statements:
             trial_id,
         ]
 
-    @property
-    def _float(self) -> str:
-        return "?::float8" if self.kind is Kind.POSTGRESQL else "?"
-
-    def _enum(self, name: str) -> str:
-        return f"?::{name}" if self.kind is Kind.POSTGRESQL else "?"
-
     # The study's own attributes
 
     def keep_study_attr(self, key: str, value: object) -> Statement:
         """Keeps a system attribute of the study."""
         sql = (
-            f"insert into study_system_attributes (study_id, {self._key}, value_json)"
-            f" values (?, ?, ?) {self._upsert('study_id, key', 'value_json')}"
+            f"insert into study_system_attributes (study_id, {self.key}, value_json)"
+            f" values (?, ?, ?) {self.upsert('study_id, key', 'value_json')}"
         )
         return sql, [self.study_id, key, json.dumps(value)]
 
     def study_attr(self, key: str) -> Statement:
         """One system attribute of the study."""
-        sql = f"select value_json from study_system_attributes where study_id = ? and {self._key}"
+        sql = f"select value_json from study_system_attributes where study_id = ? and {self.key}"
         return f"{sql} = ?", [self.study_id, key]
 
     def study_attrs(self, prefix: str) -> Statement:
         """The study's system attributes whose keys begin alike."""
-        sql = f"select value_json from study_system_attributes where study_id = ? and {self._key}"
+        sql = f"select value_json from study_system_attributes where study_id = ? and {self.key}"
         return f"{sql} like ?", [self.study_id, f"{prefix}%"]
 
 

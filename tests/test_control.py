@@ -88,8 +88,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "point",
     [
-        ("hpoctl.study.database", "Queue.append", "before", "1"),
-        ("hpoctl.study.database", "Queue.append", "after", "1"),
+        ("hpoctl.study.relational", "RelationalStore.append", "before", "1"),
+        ("hpoctl.study.relational", "RelationalStore.append", "after", "1"),
         ("optuna.storages", "JournalStorage.create_new_trial", "before", "1"),
         ("optuna.storages", "JournalStorage.create_new_trial", "after", "4"),
         ("hpoctl.rundir", "RunDir.create", "before", "1"),
@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_killed_submit_goes_on_when_it_is_called_again(
     folder: Path, point: tuple[str, ...]
 ) -> None:
-    flags = ["--set", "storage={sqlite: study.db}"] if "Queue" in point[1] else []
+    flags = ["--set", "storage={sqlite: study.db}"] if "Relational" in point[1] else []
     killed = run(folder, "-c", HARNESS, *point, *flags)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = hpoctl(folder, "submit", "sweep.yaml", *flags)

@@ -15,6 +15,7 @@ from hpoctl.sweep import BackendName, Budget, Mode, Sweep
 
 def worker(task: str, **known: object) -> WorkerRecord:
     fields: dict[str, object] = {"node": "n1", "pid": 1, "gpus": 1, "started_at": 0.0}
+    # mypy cannot know which fields a test names, here and below.
     return WorkerRecord(task=task, **{**fields, **known})  # type: ignore[arg-type]
 
 

@@ -144,4 +144,4 @@ def test_auto_is_no_mode_yet_and_tpe_the_sampler() -> None:
 
 def test_a_sweep_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        sweep().workers = 3  # type: ignore[misc]
+        sweep().workers = 3  # type: ignore[misc]  # what mypy refuses is what is tested

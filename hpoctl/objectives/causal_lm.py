@@ -57,7 +57,8 @@ def prepare(args: Mapping[str, object]) -> None:
 
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     _training(_group(args, "training"), {})
-    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  (seconds; a child inherits it)
+    # Named but not used: the import takes seconds, and every child inherits it.
+    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401
 
     corpus(source)
 

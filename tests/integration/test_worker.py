@@ -128,6 +128,7 @@ def test_what_a_trial_started_ends_with_it(make_sweep: MakeSweep) -> None:
     sweep.await_finished(24)
     for number in range(24):
         pid = (sweep.run_dir.trial(number) / "pid").read_text()
+        # Bound now, not at the call; mypy cannot infer a lambda with a default.
         wait_for(lambda pid=pid: not _sleeps(pid), 10, f"process {pid} has ended")  # type: ignore[misc]
 
 

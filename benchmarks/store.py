@@ -61,19 +61,16 @@ def make_sweep(study: str, trials: int, **changes: object) -> Sweep:
 def ours(location: Location, sweep: Sweep, task: str) -> Callable[[int], bool]:
     """One trial as the worker runs it, as often as it is called; False where none waits."""
     study = store.open_(location, sweep)
-    note = WorkerRecord(task=task, node="n", pid=1, gpus=0, started_at=1.0)
-    attrs = {"task": task, "node": "n", "gpus": 0}
+    worker = study.sign_on(WorkerRecord(task=task, node="n", pid=1, gpus=0, started_at=1.0))
 
     def trial(reports: int) -> bool:
-        study.drained_at()
-        claim = study.claim(attrs)
+        study.check_in(worker)
+        claim = study.claim(worker)
         if claim is None:
             return False
-        study.keep_worker(note)
         for step in range(reports):
             study.report(claim, 1.0 / (step + 1), step + 1)
         study.complete(claim, [0.5], {})
-        study.keep_worker(note)
         return True
 
     return trial

@@ -4,6 +4,7 @@ HpoctlError            1   anything that hpoctl foresaw; caught once, in cli.mai
 ├── ConfigError        2   the sweep file, a flag or an argument
 ├── BatchSystemError   3   Slurm or the local backend refused or did not answer
 └── StudyError         4   the study or the storage under it
+    └── Unreachable    4   the storage does not answer, or not yet
 
 A message is one line that says where, what, and the way out.
 """
@@ -31,3 +32,7 @@ class StudyError(HpoctlError):
     """The study or its storage is missing, unreachable or not as expected."""
 
     exit_code = 4
+
+
+class Unreachable(StudyError):
+    """The study's storage did not answer in time; the same request may succeed later."""

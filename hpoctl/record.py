@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from hpoctl.space import Params
 
@@ -48,9 +49,20 @@ class TrialRecord:
         return (self.ended - self.started).total_seconds()
 
 
+class WorkerId(NamedTuple):
+    """A task and which of its lives, from 1."""
+
+    task: str
+    life: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One worker's life, as it wrote it to the study itself. Times are seconds since 1970."""
+    """One worker's life, as it wrote it to the study itself. Times are seconds since 1970.
+
+    Slurm may start a task again under its old name: each start is a `life` of the task, from 1.
+    `trial` is what it has claimed and not ended, as the study says.
+    """
 
     task: str
     node: str
@@ -65,6 +77,12 @@ class WorkerRecord:
     ended_at: float | None = None
     reason: str | None = None
     failed: bool = False
+    life: int = 1
+
+    @property
+    def id(self) -> WorkerId:
+        """What tells this life from every other."""
+        return WorkerId(self.task, self.life)
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of this life so far, from its start to its end or to `now`."""

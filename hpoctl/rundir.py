@@ -1,7 +1,8 @@
 """The run directory: what a submission leaves on the shared disk, and how a study is found again.
 
 `sweep.yaml` (verbatim), `plan.json`, `<array>.sh`, `submissions.jsonl` (one line appended after
-every accepted submission), `logs/`, `trials/00007/`, `report/`, `trial_results/`. It holds no
+every accepted submission), `logs/`, `trials/00007/`, `spool/` (results on their way to the study),
+`report/`, `trial_results/`. It holds no
 password and nothing that the study or Slurm knows better.
 """
 
@@ -80,6 +81,10 @@ class RunDir:
     @property
     def trials(self) -> Path:
         return self.path / "trials"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
 
     @property
     def report(self) -> Path:

@@ -167,6 +167,13 @@ def _without_password(url: str) -> str:
     return url
 
 
+def _long_enough(lease: timedelta) -> timedelta:
+    """A lease that leaves time for several signs of life."""
+    if lease < timedelta(seconds=2):
+        raise PydanticCustomError("lease", "is too short: give at least 2s")
+    return lease
+
+
 class Storage(_Values):
     """Where the study lives; never a password. At most one key; none is a journal file."""
 
@@ -284,6 +291,7 @@ class Sweep(_Values):
     resources: Resources = Resources()
     estimate: Estimate | None = None
     storage: Storage = Storage()
+    lease: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=2)
     seed: NotNegative = 0
 
     @model_validator(mode="after")

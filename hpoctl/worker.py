@@ -7,7 +7,6 @@ Reads HPOCTL_* variables only; what they mean in Slurm stands in slurm/worker.sh
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -15,16 +14,15 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
 from types import FrameType
-from typing import Any
 
-from hpoctl import child, config, objectives
+from hpoctl import child, config, objectives, spool
 from hpoctl.child import Errand
+from hpoctl.errors import Unreachable
+from hpoctl.lease import Watch
 from hpoctl.record import TrialState, WorkerRecord
+from hpoctl.relay import Relay, in_words
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import nest
 from hpoctl.study import store as study_store
@@ -35,7 +33,6 @@ from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
 
 log = logging.getLogger(__name__)
-_BRIEF_S = 1.0  # a trial that is silent for longer holds no connection to the database
 _fork = multiprocessing.get_context("fork")
 
 
@@ -70,14 +67,18 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
     sys.path.insert(0, str(run.workdir))
     sweep = config.load(run_dir.sweep_file, run.overrides)
     location = locate(sweep.storage, workdir=run.workdir, journal=run_dir.journal, environ=environ)
-    store, allocation = study_store.open_(location, sweep), Allocation.read(environ)
-    if any(worker.task == allocation.task for worker in store.workers()):
-        # Slurm requeued this task under its old name, so its life before is over.
-        store.return_lost(lambda task: task == allocation.task)
-    worker = Worker(run_dir=run_dir, run=run, sweep=sweep, store=store, allocation=allocation)
+    store = study_store.open_(location, sweep, patient=True)
+    worker = Worker(
+        run_dir=run_dir, run=run, sweep=sweep, store=store, allocation=Allocation.read(environ)
+    )
+    worker.clear_up()
     if not summarize(location, sweep.study).counts[TrialState.WAITING]:
         return worker.leave("no trial waits")  # before the minutes that preparing may take
-    return worker.run_trials()
+    try:
+        return worker.run_trials()
+    except Unreachable:
+        log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)
+        raise
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,25 +91,36 @@ class Worker:
     store: Store
     allocation: Allocation
     record: WorkerRecord = field(init=False)
+    watch: Watch = field(init=False)
     submitted_at: float = field(init=False)
     told_to_leave: str | None = field(default=None, init=False)
     longest_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self.record = WorkerRecord(
-            task=self.allocation.task,
-            node=self.allocation.node,
-            pid=os.getpid(),
-            gpus=self.allocation.gpus,
-            started_at=time.time(),
+        now = time.time()
+        self.record = self.store.sign_on(
+            WorkerRecord(
+                task=self.allocation.task,
+                node=self.allocation.node,
+                pid=os.getpid(),
+                gpus=self.allocation.gpus,
+                started_at=now,
+                seen_at=now,
+            )
         )
+        self.watch = Watch(self.sweep.lease.total_seconds())
         # A drain reaches tasks too that were pending then: what counts is when they were submitted.
         times = {submission.id: submission.at for submission in self.run_dir.submissions()}
         array = self.allocation.task.rpartition("_")[0]
         self.submitted_at = times.get(array, self.record.started_at)
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
-        self._note()
+
+    def clear_up(self) -> None:
+        """Delivers results that nobody delivered, and gives back what earlier lives held."""
+        spool.deliver(self.run_dir, self.store)
+        if self.record.life > 1:  # Slurm, or worker.sh, started this task again
+            self.store.return_lost(lambda worker: False)
 
     def run_trials(self) -> str:
         """Prepares, then runs trials until there is a reason to leave; gives the reason."""
@@ -119,11 +131,9 @@ class Worker:
         except BaseException as wrong:
             self.leave(f"could not prepare: {wrong}", failed=True)
             raise
-        self._note(ready_at=time.time())
+        self.record = replace(self.record, ready_at=time.time())
         while (reason := self._reason_to_leave()) is None:
-            claim = self.store.claim(
-                {"task": self.record.task, "node": self.record.node, "gpus": self.record.gpus}
-            )
+            claim = self.store.claim(self.record)
             if claim is None:
                 reason = "no trial waits"
                 break
@@ -132,17 +142,33 @@ class Worker:
 
     def leave(self, reason: str, *, failed: bool = False) -> str:
         """Writes down that this worker ended, and why."""
-        self._note(ended_at=time.time(), reason=reason, trial=None, failed=failed)
+        now = time.time()
+        ended = replace(self.record, ended_at=now, seen_at=now, reason=reason, failed=failed)
+        self.record = ended
+        self.store.check_in(ended)
         log.info("left: %s, after %d trials", reason, self.record.trials)
         return reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.told_to_leave = f"told to by {signal.Signals(number).name}"
 
-    def _note(self, **changes: object) -> None:
-        # mypy cannot know which fields the changes name.
-        self.record = replace(self.record, seen_at=time.time(), **changes)  # type: ignore[arg-type]
-        self.store.keep_worker(self.record)
+    def beat(self) -> None:
+        """A sign of life, and a look at the others': whoever gives none has lost its trial.
+
+        An outage is no reason to disturb the trial that runs.
+        """
+        try:
+            self.record = replace(self.record, seen_at=time.time())
+            self.store.check_in(self.record, patience_s=0.0)
+            silent = self.watch.look(self.store.workers(), time.monotonic()) - {self.record.id}
+            if silent:
+                spool.deliver(self.run_dir, self.store)
+                returned = self.store.return_lost(lambda worker: worker in silent)
+                log.info("trials %s of silent workers wait again", returned)
+        except Unreachable as wrong:
+            log.warning("no sign of life given: %s", wrong)
+        finally:
+            self.store.rest()
 
     def _reason_to_leave(self) -> str | None:
         """Why this worker starts no further trial, or None to go on."""
@@ -151,7 +177,8 @@ class Worker:
             return self.told_to_leave
         if allocation.trials is not None and self.record.trials >= allocation.trials:
             return "its trials_per_task are done"
-        if self.store.drained_at() > self.submitted_at:
+        self.record = replace(self.record, seen_at=now)
+        if self.store.check_in(self.record) > self.submitted_at:
             return "told to by 'hpoctl workers drain'"
         if budget.time is not None and now > self.run.created_at + budget.time.total_seconds():
             return "budget.time is spent"
@@ -166,100 +193,35 @@ class Worker:
         return None
 
     def _run_trial(self, objective: Objective, claim: Claim) -> None:
-        self._note(trial=claim.number)
         begun = time.monotonic()
         errand = self._errand(claim)
         ours, theirs = _fork.Pipe()
         process = _fork.Process(target=child.run, args=(objective, errand, theirs, ours))
         process.start()
         theirs.close()
-        end = _Relay(self.store, claim, ours, process).relay()
+        relay = Relay(self.store, claim, ours, process, beat=self.beat, beat_s=self.watch.beat_s)
+        result = relay.relay()
         took = time.monotonic() - begun
         self.longest_s = max(self.longest_s, took)
-        self._note(
-            trial=None,
+        self.record = replace(
+            self.record,
             trials=self.record.trials + 1,
             training_s=self.record.training_s + took,
         )
-        log.info("trial %d %s in %.1f s", claim.number, end, took)
+        spool.tell(self.run_dir, self.store, result)
+        log.info("trial %d %s in %.1f s", claim.number, in_words(result), took)
 
     def _errand(self, claim: Claim) -> Errand:
-        folder = self.run_dir.trial(claim.number)
+        folder = self.run_dir.trial(claim.root)
         folder.mkdir(parents=True, exist_ok=True)
         secret = self.sweep.storage.url_env
         return Errand(
             number=claim.number,
             params=nest(claim.params),
             args=self.sweep.objective_args,
-            seed=derive_seed(self.sweep.seed, claim.number),
+            seed=derive_seed(self.sweep.seed, claim.root),
             dir=folder,
             cpus=self.allocation.cpus,
             metrics=[metric.name for metric in self.sweep.metrics],
             secrets=[secret] if secret else [],
         )
-
-
-@dataclass(slots=True)
-class _Relay:
-    """Carries what a child says to the study until the child has ended."""
-
-    store: Store
-    claim: Claim
-    pipe: Connection
-    process: ForkProcess
-
-    def relay(self) -> str:
-        """How the trial ended, in a few words; it has ended in the study too."""
-        try:
-            last = self._listen()
-        except BaseException:
-            self.process.kill()
-            raise
-        finally:
-            self.process.join()
-            self._end_what_it_started()
-        return self._finish(last)
-
-    def _listen(self) -> Mapping[str, Any]:
-        """The child's last message, after every report before it was written down."""
-        last: Mapping[str, Any] = {}
-        while True:
-            if not wait([self.pipe, self.process.sentinel], timeout=_BRIEF_S):
-                self.store.rest()
-                wait([self.pipe, self.process.sentinel])
-            if not self.pipe.poll():
-                return last
-            try:
-                last = json.loads(self.pipe.recv_bytes())
-            except (EOFError, OSError):
-                return last
-            if "report" in last:
-                prune = self.store.report(self.claim, last["report"], last["step"])
-                self._answer({"prune": prune})
-
-    def _answer(self, message: Mapping[str, object]) -> None:
-        with suppress(BrokenPipeError):  # it died meanwhile; the sentinel says so next
-            self.pipe.send_bytes(json.dumps(message).encode())
-
-    def _end_what_it_started(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
-            os.killpg(self.process.pid or 0, signal.SIGKILL)
-
-    def _finish(self, last: Mapping[str, Any]) -> str:
-        if "values" in last:
-            self.store.complete(self.claim, last["values"], last["extras"])
-            return "complete " + " ".join(f"{value:.6g}" for value in last["values"])
-        if "pruned" in last:
-            self.store.prune(self.claim)
-            return "pruned"
-        error = last.get("error") or _death(self.process.exitcode)
-        self.store.fail(self.claim, error)
-        return f"failed: {error.strip().splitlines()[-1]}"
-
-
-def _death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the trial's process was ended by {name}{hint}"
-    return f"the trial's process left with exit code {exitcode} and no result"

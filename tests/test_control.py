@@ -188,7 +188,8 @@ def test_trials_of_killed_workers_are_run_by_attached_ones(folder: Path) -> None
     assert counts["complete"] == sum(counts.values()) == 6
     after = {t.number: t.params for t in study.trials if t.number in before}
     assert before == after
-    assert {t.user_attrs.get("lost") for t in study.trials if t.number in before} == {1}
+    listed = json.loads(hpoctl(folder, "trials", "crash", "--json").stdout)
+    assert {t["attrs"].get("lost") for t in listed if t["number"] in before} == {1}
 
 
 def test_attaching_to_a_finished_study_does_nothing(folder: Path) -> None:

@@ -58,14 +58,14 @@ def test_a_worker_leaves_when_the_gpu_hours_of_all_workers_are_spent(tmp_path: P
     place = open_workplace(tmp_path, QUICK, f"{FIVE}budget: {{gpu_hours: 50}}\n")
     hours = {"7_0": 20.0, "7_1": 29.0}
     for task, spent in hours.items():
-        place.store().keep_worker(
+        place.store().sign_on(
             WorkerRecord(
                 task=task, node="n1", pid=1, gpus=1, started_at=1.0, ended_at=1.0 + spent * 3600
             )
         )
     place.work(HPOCTL_TASK="7_2", HPOCTL_TRIALS_PER_TASK="1")
     assert place.counts() == {TrialState.COMPLETE: 1, TrialState.WAITING: 4}
-    place.store().keep_worker(
+    place.store().sign_on(
         WorkerRecord(task="7_3", node="n1", pid=1, gpus=2, started_at=1.0, ended_at=1801.0)
     )
     place.work(HPOCTL_TASK="7_4")

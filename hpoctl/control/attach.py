@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hpoctl import config, status
+from hpoctl import config, spool, status
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray
@@ -49,7 +49,9 @@ def _return_lost(opened: OpenRun) -> None:
             return
         live |= {task.task for task in tasks if task.state in status.LIVE}
     cancelled_at = opened.run_dir.cancelled_at()
-    opened.store().return_lost(lambda task: task not in live, cancelled_at=cancelled_at)
+    store = opened.store()
+    spool.deliver(opened.run_dir, store)
+    store.return_lost(lambda worker: worker.task not in live, cancelled_at=cancelled_at)
 
 
 def drain_workers(study: str) -> None:

@@ -57,7 +57,9 @@ def missing_driver(location: Location, wrong: ModuleNotFoundError) -> StudyError
 def named_error(location: Location, wrong: BaseException) -> StudyError:
     """What a driver complains of, in one line that names the database and no password."""
     text = str(wrong).partition("(Background on this error")[0]
-    return StudyError(f"{location}: {' '.join(text.split())}")
+    full = any(words in text for words in _FULL)
+    hint = ": all its connections are taken: raise max_connections, or run fewer workers"
+    return StudyError(f"{location}: {' '.join(text.split())}{hint * full}")
 
 
 def true_cause(wrong: BaseException) -> BaseException | None:
@@ -77,7 +79,8 @@ def is_transient(location: Location, wrong: Exception) -> bool:
         case Kind.POSTGRESQL:
             import psycopg2
 
-            return isinstance(wrong, psycopg2.OperationalError | psycopg2.InterfaceError)
+            passing = isinstance(wrong, psycopg2.OperationalError | psycopg2.InterfaceError)
+            return passing and not any(words in str(wrong) for words in _FINAL)
         case Kind.MYSQL:
             import pymysql
 
@@ -90,6 +93,9 @@ def is_transient(location: Location, wrong: Exception) -> bool:
             return isinstance(wrong, sqlite3.OperationalError) and "locked" in str(wrong)
 
 
+_FULL = ("too many clients", "remaining connection slots", "Too many connections")
+# What PostgreSQL says of a connection that it will refuse again.
+_FINAL = ("authentication failed", "no password supplied", "pg_hba.conf", "does not exist")
 # Too many connections, shutdown, lock wait, deadlock; cannot connect, gone away, lost, refused.
 _PASSING = (1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 1927)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
-from hpoctl.errors import StudyError
+from hpoctl.errors import StudyError, Unreachable
 from hpoctl.study.connect import (
     Connection,
     Rows,
@@ -31,30 +31,41 @@ Statement = tuple[str, Sequence[object]]
 """SQL with a `?` for each parameter, and the parameters. Its text holds no other `?` and no `%`."""
 
 PATIENCE_S = 300.0  # how long an outage may last before a worker gives up
-_LONGEST_PAUSE_S = 15.0
+_LONGEST_PAUSE_S = 5.0
 
 
 class Database:
-    """One connection, opened when it is needed, and again after an outage."""
+    """One connection, opened when it is needed, and again after an outage.
 
-    def __init__(self, location: Location) -> None:
+    A `patient` one waits for its first connection too, as a worker does, whose GPU is granted
+    already; without it a server that does not answer at first is an error at once.
+    """
+
+    def __init__(self, location: Location, *, patient: bool = False) -> None:
         self.location = location
         self._connection: Connection | None = None
         self._inherited: Connection | None = None
-        self._answered = False
+        self._answered = patient
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(this()))
 
-    def run(self, *statements: Statement, again: Sequence[Statement] | None = None) -> Rows:
+    def run(
+        self,
+        *statements: Statement,
+        again: Sequence[Statement] | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Rows:
         """Runs statements in one transaction and one round trip; the rows of the last question.
 
         After an outage they are run again, so they must be harmless to repeat; where they are not,
         `again` asks first what they have done, and its rows, if there are any, are the answer.
-        Raises StudyError with the driver's words where an outage lasts, or at first connection.
+        Raises StudyError with the driver's words; Unreachable where an outage lasts for longer
+        than `patience_s`.
         """
         return self._patiently(
             lambda: self._run(statements),
             None if again is None else lambda: self._run(again) or self._run(statements),
+            patience_s,
         )
 
     def locked(self, action: Callable[[], Rows]) -> Rows:
@@ -70,11 +81,13 @@ class Database:
                 raise
             return rows
 
-        return self._patiently(whole, None)
+        return self._patiently(whole, None, PATIENCE_S)
 
-    def _patiently(self, action: Callable[[], Rows], again: Callable[[], Rows] | None) -> Rows:
-        patience = time.monotonic() + PATIENCE_S
-        pause = 0.05
+    def _patiently(
+        self, action: Callable[[], Rows], again: Callable[[], Rows] | None, patience_s: float
+    ) -> Rows:
+        patience = time.monotonic() + patience_s
+        pause, said = 0.05, ""
         while True:
             try:
                 rows = action()
@@ -82,10 +95,14 @@ class Database:
                 raise
             except Exception as wrong:  # each driver has its own tree of errors
                 self.rest()
-                hopeless = not self._answered or time.monotonic() > patience
-                if hopeless or not is_transient(self.location, wrong):
-                    raise named_error(self.location, wrong) from wrong
-                log.info("%s: %s: trying again", self.location, " ".join(str(wrong).split()))
+                error = named_error(self.location, wrong)
+                if not is_transient(self.location, wrong):
+                    raise error from wrong
+                if not self._answered or time.monotonic() > patience:
+                    raise Unreachable(str(error)) from wrong
+                if str(error) != said:  # once a cause, not once a try
+                    log.info("%s: trying again for %.0f s", error, patience - time.monotonic())
+                    said = str(error)
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 action = again or action

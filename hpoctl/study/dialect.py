@@ -8,13 +8,6 @@ from datetime import UTC, datetime
 from hpoctl.study.database import Statement
 from hpoctl.study.location import Kind
 
-# `derive_seed` in SQL: a claim writes its trial's number's seed before anybody knows the number.
-SEED = {
-    Kind.POSTGRESQL: "((('x' || substr(encode(sha256(convert_to(? || '/' || number, 'UTF8')),"
-    " 'hex'), 1, 8))::bit(32)::bigint) >> 1)::text",
-    Kind.MYSQL: "cast(conv(left(sha2(concat(?, '/', number), 256), 8), 16, 10) as unsigned) >> 1",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -22,16 +15,12 @@ class Dialect:
 
     kind: Kind
 
-    def now(self) -> datetime:
-        """UTC without its zone, as Optuna 5 stores times, and as exact as the database keeps it."""
-        now = datetime.now(UTC).replace(tzinfo=None)
-        return now.replace(microsecond=0) if self.kind is Kind.MYSQL else now
-
-    def time(self, moment: datetime | None) -> object:
-        """A time as the driver wants it; SQLite keeps it as SQLAlchemy's text."""
-        if self.kind is Kind.SQLITE and moment is not None:
+    def time(self, at: float) -> object:
+        """A moment as Optuna 5 stores it: UTC without its zone, as exact as the column keeps it."""
+        moment = datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+        if self.kind is Kind.SQLITE:  # SQLAlchemy's text
             return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
-        return moment
+        return moment.replace(microsecond=0) if self.kind is Kind.MYSQL else moment
 
     @property
     def key(self) -> str:
@@ -50,26 +39,28 @@ class Dialect:
         """The mark of a number that the planner cannot guess."""
         return "?::float8" if self.kind is Kind.POSTGRESQL else "?"
 
+    @property
+    def as_number(self) -> str:
+        """Turns a whole number into one of the type that `null` has."""
+        return "::float8" if self.kind is Kind.POSTGRESQL else ""
+
+    @property
+    def null(self) -> str:
+        """No number."""
+        return "null::float8" if self.kind is Kind.POSTGRESQL else "null"
+
+    def text(self, column: str) -> str:
+        """An enumeration's or a number's column as text."""
+        return f"{column}::text" if self.kind is Kind.POSTGRESQL else column
+
+    @property
+    def for_update(self) -> str:
+        """Locks the rows that a question found; SQLite locks the whole file before."""
+        return "" if self.kind is Kind.SQLITE else " for update"
+
     def enum(self, name: str) -> str:
         """The mark of a word of an enumeration."""
         return f"?::{name}" if self.kind is Kind.POSTGRESQL else "?"
-
-    def index(self) -> Statement:
-        """Keeps claims cheap however many trials have ended: an index of our own, made once."""
-        columns, where = "study_id, trial_id", " where state = 'WAITING'"
-        if self.kind is Kind.MYSQL:
-            columns, where = "study_id, state, trial_id", ""
-        return f"create index hpoctl_waiting on trials ({columns}){where}", ()
-
-    def has_index(self) -> Statement:
-        """One row if the index is there; MySQL knows no `if not exists` for one."""
-        sources = {
-            Kind.POSTGRESQL: "pg_indexes where schemaname = current_schema() and indexname",
-            Kind.MYSQL: "information_schema.statistics where table_schema = database()"
-            " and index_name",
-            Kind.SQLITE: "sqlite_master where name",
-        }
-        return f"select 1 from {sources[self.kind]} = 'hpoctl_waiting' limit 1", ()
 
     def count_rows(self) -> list[Statement]:
         """Lets the planner count: else it sorts the whole new queue at every claim."""

@@ -58,6 +58,18 @@ class Mirror(BaseStorage):
         self._close(trial_id)
         self._change(trial_id, state=state, values=list(values) if values else None)
 
+    def has(self, trial_id: int) -> bool:
+        """Whether a trial is known here."""
+        return trial_id in self._trials
+
+    def forget_steps(self, trial_id: int, after: int) -> bool:
+        """Removes reports of a trial that are behind a step; whether there were any."""
+        steps = self._trials[trial_id].intermediate_values
+        kept = {step: value for step, value in steps.items() if step <= after}
+        if len(kept) < len(steps):
+            self._change(trial_id, intermediate_values=kept)
+        return len(kept) < len(steps)
+
     def drop(self, trial_id: int) -> None:
         """Forgets a trial."""
         self._own.discard(trial_id)

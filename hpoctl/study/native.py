@@ -5,15 +5,16 @@ Every step is Optuna's API, so it is right wherever Optuna is, and slow on a dat
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
+from hpoctl.record import Summary, TrialRecord, TrialState, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import engine_options, engine_url
@@ -21,15 +22,23 @@ from hpoctl.study.location import Location
 from hpoctl.study.protocol import (
     DRAIN_KEY,
     ERROR_CHARS,
+    LATE_KEY,
     WORKER_KEY,
     Claim,
-    marks_of_loss,
+    IsGone,
+    Outcome,
+    Verdict,
+    judge_loss,
+    or_succeeded,
+    retriable,
     sorted_workers,
     tasks_told_to_leave,
     written_off,
 )
 from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
+
+log = logging.getLogger(__name__)
 
 
 class NativeStore:
@@ -50,6 +59,21 @@ class NativeStore:
             template = translate.template(self._sweep.search_space, point)
             self._storage.create_new_trial(self._study_id, template)
 
+    def retry(self, numbers: Collection[int]) -> list[int]:
+        """Queues failed trials once more, as new ones; gives the numbers of those."""
+        records = {record.number: record for record in self.records()}
+        queued = []
+        for number in retriable(records, numbers):
+            template = translate.template(self._sweep.search_space, records[number].params)
+            attrs = records[number].attrs
+            template.user_attrs = {
+                "retry_of": attrs.get("retry_of", number),
+                "attempt": attrs.get("attempt", 1),
+            }
+            trial_id = self._storage.create_new_trial(self._study_id, template)
+            queued.append(self._storage.get_trial(trial_id).number)
+        return queued
+
     def size(self) -> int:
         """How many trials the study has, in all states."""
         return self._storage.get_n_trials(self._study_id)
@@ -59,12 +83,16 @@ class NativeStore:
         names = [metric.name for metric in self._sweep.metrics]
         self._storage.set_study_system_attr(self._study_id, "study:metric_names", names)
 
-    def claim(self, attrs: Mapping[str, object]) -> Claim | None:
+    def retries(self) -> int:
+        """How many of them repeat another one."""
+        return sum("retry_of" in record.attrs for record in self.records())
+
+    def claim(self, worker: WorkerRecord) -> Claim | None:
         """Takes the first waiting trial for this worker, or None where none waits."""
-        taken = self._take(attrs)
+        taken = self._take(worker)
         if taken is None:
             return None
-        trial_id, number = taken
+        trial_id, number, attempt, root = taken
         self._study.sampler = translate.sampler(self._sweep, number)
         handle = optuna.Trial(self._study, trial_id)
         params = {
@@ -72,10 +100,12 @@ class NativeStore:
             for name, distribution in self._sweep.search_space.parameters.items()
         }
         self._handles[trial_id] = handle
-        return Claim(number=number, params=params, trial_id=trial_id)
+        return Claim(number=number, params=params, trial_id=trial_id, attempt=attempt, root=root)
 
     def report(self, claim: Claim, value: float, step: int) -> bool:
         """Keeps the first metric's value at a step; True if the pruner wants the trial to end."""
+        if not self._holds(claim):
+            return True
         if len(self._sweep.metrics) > 1:  # Optuna reports no steps where there are two metrics
             self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
             return False
@@ -83,55 +113,123 @@ class NativeStore:
         handle.report(value, step)
         return bool(handle.should_prune())  # a pruner may answer in numpy's bool
 
-    def complete(self, claim: Claim, values: Sequence[float], attrs: Mapping[str, object]) -> None:
-        """Ends a trial with its values; a NaN among them makes it a failed one, as in Optuna."""
+    def complete(
+        self,
+        claim: Claim,
+        values: Sequence[float],
+        attrs: Mapping[str, object],
+        *,
+        at: float | None = None,
+    ) -> None:
+        """Ends a trial with its values; Optuna takes no other moment than now. See `Store`."""
         if any(math.isnan(value) for value in values):
             self.fail(claim, "the objective returned NaN")
             return
-        self._keep(claim, attrs)
-        self._study.tell(self._handles.pop(claim.trial_id), list(values))
+        if self._retake(claim):
+            self._keep(claim, attrs)
+            self._study.tell(self._handle(claim), list(values))
+        elif not self._ended_by(claim):
+            key = f"{LATE_KEY}{claim.number}:{claim.attempt}"  # a finished trial takes nothing more
+            self._storage.set_study_system_attr(self._study_id, key, list(values))
 
-    def prune(self, claim: Claim) -> None:
+    def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
-        self._study.tell(self._handles.pop(claim.trial_id), state=optuna.trial.TrialState.PRUNED)
+        if self._retake(claim):
+            self._study.tell(self._handle(claim), state=optuna.trial.TrialState.PRUNED)
 
-    def fail(self, claim: Claim, error: str) -> None:
+    def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
         """Ends a trial that raised, with its traceback."""
-        self._keep(claim, {"error": error[-ERROR_CHARS:]})
-        self._study.tell(self._handles.pop(claim.trial_id), state=optuna.trial.TrialState.FAIL)
+        if self._retake(claim):
+            self._keep(claim, {"error": error[-ERROR_CHARS:]})
+            self._study.tell(self._handle(claim), state=optuna.trial.TrialState.FAIL)
 
-    def return_lost(
-        self, is_gone: Callable[[str], bool], *, cancelled_at: float = 0.0
-    ) -> list[int]:
+    def _holds(self, claim: Claim) -> bool:
+        frozen = self._storage.get_trial(claim.trial_id)
+        ours = frozen.user_attrs.get("attempt") == claim.attempt
+        return ours and frozen.state is optuna.trial.TrialState.RUNNING
+
+    def _retake(self, claim: Claim) -> bool:
+        """Whether the trial is this claim's, or waits again, so that it can be.
+
+        Optuna's API has no guarded write: a claim within the milliseconds after this question
+        would be overwritten.
+        """
+        frozen = self._storage.get_trial(claim.trial_id)
+        if frozen.state is optuna.trial.TrialState.WAITING:
+            running = optuna.trial.TrialState.RUNNING
+            return self._storage.set_trial_state_values(claim.trial_id, running)
+        if not self._holds(claim) and not self._ended_by(claim):
+            log.warning("trial %d was given to another worker meanwhile", claim.number)
+        return self._holds(claim)
+
+    def _ended_by(self, claim: Claim) -> bool:
+        """Whether this claim's result is there already."""
+        frozen = self._storage.get_trial(claim.trial_id)
+        return frozen.state.is_finished() and frozen.user_attrs.get("attempt") == claim.attempt
+
+    def _handle(self, claim: Claim) -> optuna.Trial:
+        """The trial as Optuna wants it told; made anew where another worker ran it."""
+        handle = self._handles.pop(claim.trial_id, None)
+        if handle is None:
+            self._study.sampler = optuna.samplers.RandomSampler()
+            handle = optuna.Trial(self._study, claim.trial_id)
+        return handle
+
+    def return_lost(self, is_gone: IsGone, *, cancelled_at: float = 0.0) -> list[int]:
         """Queues again the running trials of workers that are gone; see `Store`."""
         running = (optuna.trial.TrialState.RUNNING,)
         workers, returned = self.workers(), []
+        is_gone = or_succeeded(is_gone, workers)
         told = tasks_told_to_leave(workers, max(self.drained_at(), cancelled_at))
         for frozen in self._storage.get_all_trials(self._study_id, states=running):
             task, lost = frozen.user_attrs.get("task"), frozen.user_attrs.get("lost", 0)
-            if task is None or not is_gone(task):  # no task: another program's trial
+            if task is None:  # another program's trial
                 continue
-            marks = marks_of_loss(lost, task, told=task in told)
-            for key, value in marks.items():
-                self._storage.set_trial_user_attr(frozen._trial_id, key, value)
-            fail, wait = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING
-            state = fail if "error" in marks else wait
-            self._storage.set_trial_state_values(frozen._trial_id, state)
-            returned.append(frozen.number)
+            holder = WorkerId(task, frozen.user_attrs.get("life", 1))
+            if is_gone(holder):
+                self._give_back(frozen._trial_id, judge_loss(holder, lost, told=holder in told))
+                returned.append(frozen.number)
         for worker in workers:
-            if worker.ended_at is None and is_gone(worker.task):
-                self.keep_worker(written_off(worker))
+            if worker.ended_at is None and is_gone(worker.id):
+                self.check_in(written_off(worker))
         return returned
+
+    def _give_back(self, trial_id: int, verdict: Verdict) -> None:
+        lost = self._storage.get_trial(trial_id).user_attrs.get("lost", 0)
+        marks: dict[str, object] = {"lost": lost + (verdict.outcome is Outcome.LOST)}
+        state = optuna.trial.TrialState.WAITING
+        if verdict.error is not None:
+            marks["error"], state = verdict.error, optuna.trial.TrialState.FAIL
+        for key, value in marks.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        self._storage.set_trial_state_values(trial_id, state)
 
     def workers(self) -> list[WorkerRecord]:
         """What every worker of this study last said of itself, in the order of their starts."""
         attrs = self._storage.get_study_system_attrs(self._study_id)
-        return sorted_workers(v for key, v in attrs.items() if key.startswith(WORKER_KEY))
+        running = (optuna.trial.TrialState.RUNNING,)
+        held = {
+            (frozen.user_attrs.get("task"), frozen.user_attrs.get("life")): frozen.number
+            for frozen in self._storage.get_all_trials(
+                self._study_id, deepcopy=False, states=running
+            )
+        }
+        said = sorted_workers(v for key, v in attrs.items() if key.startswith(WORKER_KEY))
+        return [replace(worker, trial=held.get(worker.id)) for worker in said]
 
-    def keep_worker(self, worker: WorkerRecord) -> None:
-        """Writes what a worker says of itself over what it said before."""
-        key = f"{WORKER_KEY}{worker.task}"
-        self._storage.set_study_system_attr(self._study_id, key, asdict(worker))
+    def sign_on(self, worker: WorkerRecord) -> WorkerRecord:
+        """The worker's first word to the study, which says which life of its task this is."""
+        lives = [known.life for known in self.workers() if known.task == worker.task]
+        signed = replace(worker, life=max(lives, default=0) + 1)
+        self.check_in(signed)
+        return signed
+
+    def check_in(self, worker: WorkerRecord, *, patience_s: float = 0.0) -> float:
+        """Writes what a worker says of itself; when workers were last asked to leave, or 0.0."""
+        key = f"{WORKER_KEY}{worker.task}:{worker.life}"
+        said = asdict(replace(worker, trial=None))
+        self._storage.set_study_system_attr(self._study_id, key, said)
+        return self.drained_at()
 
     def drain(self, at: float) -> None:
         """Asks every worker that started before `at` to finish its trial and leave."""
@@ -160,26 +258,45 @@ class NativeStore:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [translate.record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        late = {
+            int(key.removeprefix(LATE_KEY).partition(":")[0]): value
+            for key, value in self._storage.get_study_system_attrs(self._study_id).items()
+            if key.startswith(LATE_KEY)
+        }
+        records = [translate.record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        return [
+            replace(record, attrs={**record.attrs, "late_values": late[record.number]})
+            if record.number in late
+            else record
+            for record in records
+        ]
 
     def rest(self) -> None:
         """Optuna holds no connection between two questions here."""
 
-    def _take(self, attrs: Mapping[str, object]) -> tuple[int, int] | None:
+    def _take(self, worker: WorkerRecord) -> tuple[int, int, int, int] | None:
+        """A trial's id, number, attempt and root."""
         waiting = (optuna.trial.TrialState.WAITING,)
+        running = optuna.trial.TrialState.RUNNING
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False, states=waiting):
-            trial_id = frozen._trial_id
+            trial_id, before = frozen._trial_id, frozen.user_attrs
             try:
-                mine = self._storage.set_trial_state_values(
-                    trial_id, optuna.trial.TrialState.RUNNING
-                )
+                mine = self._storage.set_trial_state_values(trial_id, running)
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue
             if mine:
-                seed = derive_seed(self._sweep.seed, frozen.number)
-                for key, value in {**attrs, "seed": seed}.items():
+                attempt, root = before.get("attempt", 0) + 1, before.get("retry_of", frozen.number)
+                marks = {
+                    "attempt": attempt,
+                    "task": worker.task,
+                    "life": worker.life,
+                    "node": worker.node,
+                    "gpus": worker.gpus,
+                    "seed": derive_seed(self._sweep.seed, root),
+                }
+                for key, value in marks.items():
                     self._storage.set_trial_user_attr(trial_id, key, value)
-                return trial_id, frozen.number
+                return trial_id, frozen.number, attempt, root
         return None
 
     def _keep(self, claim: Claim, attrs: Mapping[str, object]) -> None:

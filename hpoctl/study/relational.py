@@ -9,49 +9,60 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState as OptunaState
 
 from hpoctl.errors import StudyError
-from hpoctl.record import Summary, TrialRecord, WorkerRecord
+from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import Rows, named_error
-from hpoctl.study.database import Database, Statement
-from hpoctl.study.location import Kind, Location
+from hpoctl.study.database import PATIENCE_S, Database, Statement
+from hpoctl.study.location import Kind
 from hpoctl.study.mirror import Mirror, frozen
 from hpoctl.study.native import NativeStore, open_tables
 from hpoctl.study.protocol import (
     DRAIN_KEY,
     ERROR_CHARS,
-    WORKER_KEY,
     Claim,
-    marks_of_loss,
+    IsGone,
+    Outcome,
+    judge_loss,
+    or_succeeded,
+    retriable,
     sorted_workers,
     tasks_told_to_leave,
     written_off,
 )
-from hpoctl.study.statements import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts, Statements
+from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts
+from hpoctl.study.statements import Statements
 from hpoctl.sweep import Asha, Median, Sweep, Tpe
 from hpoctl.trial import derive_seed
 
 log = logging.getLogger(__name__)
+_FROM_START_S = 1.0  # so often a claim looks for trials that wait again
+REPORT_PATIENCE_S = 5.0  # the trial waits for the answer to its report, and its GPU with it
+STATES = {
+    Outcome.COMPLETE: optuna.trial.TrialState.COMPLETE,
+    Outcome.PRUNED: optuna.trial.TrialState.PRUNED,
+    Outcome.FAILED: optuna.trial.TrialState.FAIL,
+}
 
 
 class RelationalStore:
     """One study, open for reading and writing."""
 
-    def __init__(self, location: Location, study_id: int, sweep: Sweep) -> None:
-        self._location = location
+    def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
+        self._location = database.location
         self._sweep = sweep
-        self._database = Database(location)
-        self._sql = Statements(location.kind, study_id)
+        self._database = database
+        self._sql = Statements(database.location.kind, study_id)
         self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.metrics])
         self._pruner = translate.pruner(sweep)
         self._study = optuna.load_study(
@@ -60,39 +71,39 @@ class RelationalStore:
         self._parts = _parts(sweep)
         self._marks: dict[News, int] = {}
         self._claimed: set[int] = set()
+        self._after = 0
+        self._from_start_at = 0.0
+        # An empty slot may have fixed parameters in Optuna's notes.
+        empty = isinstance(sweep.sampler, Tpe)
+        self._claim_parts = Parts(values=False, attrs=empty, steps=())
 
     # The queue
 
     def append(self, points: Iterable[Params]) -> None:
         """Queues all points or none, in their order, numbered on from the last trial."""
         whole = list(points)
-        if not whole:
-            return
-        encode = translate.encoder(self._sweep.search_space)
+        if whole:
+            self._queue(whole, ())
+
+    def retry(self, numbers: Collection[int]) -> list[int]:
+        """Queues failed trials once more, as new ones; gives the numbers of those."""
+        records = {record.number: record for record in self.records()}
+        failed = retriable(records, numbers)
+        points = [records[number].params for number in failed]
+        return self._queue(points, failed) if failed else []
+
+    def _queue(self, whole: Sequence[Params], repeats: Sequence[int]) -> list[int]:
+        """Appends points, of which each repeats the trial at its place in `repeats`, if any."""
         ask, study_id = self._database.ask, self._sql.study_id
-        trials = "trials (number, study_id, state)"
-        params = "trial_params (trial_id, param_name, param_value, distribution_json)"
         try:
             ask(("begin immediate" if self._location.kind is Kind.SQLITE else "begin", ()))
             # The lock under which Optuna itself numbers trials.
-            lock = "" if self._location.kind is Kind.SQLITE else " for update"
-            ask((f"select study_id from studies where study_id = ?{lock}", [study_id]))
+            lock = f"select study_id from studies where study_id = ?{self._sql.for_update}"
+            ask((lock, [study_id]))
             first = ask(self._sql.size())[0][0]
             numbers = range(first, first + len(whole))
-            self._database.insert(trials, [(number, study_id, "WAITING") for number in numbers])
-            new = "select number, trial_id from trials where study_id = ? and number >= ?"
-            ids = ask((new, [study_id, first]))
-            self._database.insert(
-                params,
-                [
-                    (trial_id, name, *encode(name, value))
-                    for number, trial_id in ids
-                    for name, value in whole[number - first].items()
-                ],
-            )
+            self._insert(whole, numbers, repeats)
             ask(("commit", ()))
-            if not ask(self._sql.has_index()):
-                ask(self._sql.index())
             for statement in self._sql.count_rows():
                 ask(statement)
         except StudyError:
@@ -101,6 +112,25 @@ class RelationalStore:
             raise named_error(self._location, wrong) from wrong
         finally:
             self.rest()
+        return list(numbers)
+
+    def _insert(self, whole: Sequence[Params], numbers: range, repeats: Sequence[int]) -> None:
+        encode = translate.encoder(self._sweep.search_space)
+        study_id, first = self._sql.study_id, numbers.start
+        rows = [(number, study_id, "WAITING") for number in numbers]
+        self._database.insert("trials (number, study_id, state)", rows)
+        new = "select number, trial_id from trials where study_id = ? and number >= ?"
+        ids = dict(tuple(row) for row in self._database.ask((new, [study_id, first])))
+        self._database.insert(
+            "trial_params (trial_id, param_name, param_value, distribution_json)",
+            [
+                (ids[number], name, *encode(name, value))
+                for number, point in zip(numbers, whole, strict=True)
+                for name, value in point.items()
+            ],
+        )
+        for number, repeated in zip(numbers, repeats, strict=False):
+            self._database.ask(self._sql.inherit(repeated, ids[number]))
 
     def size(self) -> int:
         """How many trials the study has, in all states."""
@@ -111,56 +141,61 @@ class RelationalStore:
         names = [metric.name for metric in self._sweep.metrics]
         self._database.run(self._sql.keep_study_attr("study:metric_names", names))
 
-    def claim(self, attrs: Mapping[str, object]) -> Claim | None:
-        """Takes the first waiting trial for this worker, or None where none waits."""
-        started = self._sql.now()
-        rows = self._take(attrs, started)
+    def retries(self) -> int:
+        """How many of them repeat another one."""
+        return int(self._database.run(self._sql.retries())[0][0])
+
+    def claim(self, worker: WorkerRecord) -> Claim | None:
+        """Takes the first waiting trial for this worker, or None where none waits.
+
+        Within a second it looks behind its last one first: before that one, the index is full of
+        entries of trials that wait no more.
+        """
+        now = time.monotonic()
+        after = self._after if now < self._from_start_at + _FROM_START_S else 0
+        rows = self._take(worker, after)
+        if not rows and after:
+            rows, after = self._take(worker, 0), 0  # a trial that waits again
+        if not after:
+            self._from_start_at = now
         if not rows:
             return None
-        [trial_id] = self._mirror.put(rows, own=True)
-        names = {row[4] for row in rows if row[0] == "param"}
-        before = any(row[0] == "trial" and row[3] for row in rows)
-        if before or not names.issuperset(self._sweep.search_space.parameters):
-            self._mirror.put(self._database.run(self._sql.trial(trial_id)), own=True)
+        head = next(row for row in rows if row[0] == "trial")
+        trial_id, attempt, root = head[1], int(head[3]), int(head[5])
+        if attempt > 1:  # it may have reports and a pruner's notes
+            rows = self._database.run(self._sql.trial(trial_id))
+        self._mirror.put(rows, own=True)
         self._claimed.add(trial_id)
+        self._after = trial_id
         trial = self._mirror.get_trial(trial_id)
         space = self._sweep.search_space.parameters
         if all(name in trial.params for name in space):
             params: Params = {name: trial.params[name] for name in space}
         else:
             params = self._sample(trial_id, trial.number)
-        task = attrs.get("task")
         return Claim(
-            number=trial.number,
-            params=params,
-            trial_id=trial_id,
-            task=None if task is None else str(task),
-            started=started,
+            number=trial.number, params=params, trial_id=trial_id, attempt=attempt, root=root
         )
 
-    def _take(self, attrs: Mapping[str, object], started: datetime) -> Rows:
+    def _take(self, worker: WorkerRecord, after: int) -> Rows:
+        at = time.time()
         if self._location.kind is Kind.SQLITE:
-            return self._take_locally(attrs, started)
-        statements = self._sql.claim(attrs, self._sweep.seed, started)
+            return self._database.locked(lambda: self._take_locally(worker, at, after))
+        statements = self._sql.claim(worker, at, after=after, parts=self._claim_parts)
         # Where the answer was lost, the trial may be ours already.
-        taken = self._sql.taken_at(started, attrs.get("task"), known=self._claimed)
+        taken = self._sql.taken_by(worker.id, known=self._claimed, parts=self._claim_parts)
         return self._database.run(*statements, again=[taken])
 
-    def _take_locally(self, attrs: Mapping[str, object], started: datetime) -> Rows:
+    def _take_locally(self, worker: WorkerRecord, at: float, after: int) -> Rows:
         """SQLite has no network and no SKIP LOCKED: the whole claim is under its one lock."""
-
-        def take() -> Rows:
-            found = self._database.ask(self._sql.first_waiting())
-            if not found:
-                return ()
-            trial_id, number = found[0]
-            seed = {"seed": derive_seed(self._sweep.seed, number)}
-            marks = [self._sql.user_attr(trial_id, k, v) for k, v in {**attrs, **seed}.items()]
-            for statement in (self._sql.take(trial_id, started), *marks):
-                self._database.ask(statement)
-            return self._database.ask(self._sql.trial(trial_id))
-
-        return self._database.locked(take)
+        found = self._database.ask(self._sql.first_waiting(after))
+        if not found:
+            return ()
+        for statement in self._sql.take(found[0][0], worker, at):
+            self._database.ask(statement)
+        return self._database.ask(
+            self._sql.taken("t.trial_id = ?", [found[0][0]], parts=self._claim_parts)
+        )
 
     def _sample(self, trial_id: int, number: int) -> Params:
         """The parameters as Optuna's sampler wants them, kept in the database."""
@@ -182,70 +217,88 @@ class RelationalStore:
     # A running trial
 
     def report(self, claim: Claim, value: float, step: int) -> bool:
-        """Keeps the first metric's value at a step; True if the pruner wants the trial to end.
-
-        Nothing is kept of a trial that is no longer this claim's; where no pruner has to be asked,
-        the answer is True then.
-        """
-        keep = self._sql.report(claim, value, step)
+        """Keeps the first metric's value at a step; True if the trial shall end; see `Store`."""
+        keep = [self._sql.report(claim, value, step)]
+        if self._mirror.forget_steps(claim.trial_id, step):  # of an attempt that was lost
+            keep.append(self._sql.forget_steps(claim, step))
         several = len(self._sweep.metrics) > 1  # Optuna reports no steps where there are two
         if several or isinstance(self._pruner, optuna.pruners.NopPruner):
             self._mirror.set_trial_intermediate_value(claim.trial_id, step, value)
-            return not self._database.run(keep, self._sql.is_held(claim))
+            keep.append(self._sql.is_held(claim))
+            return not self._database.run(*keep, patience_s=REPORT_PATIENCE_S)
         news = NEW_ATTRS if isinstance(self._sweep.pruner, Asha) else NEW_VALUES
-        self._database_to_mirror(news, keep)
+        held = self._database_to_mirror(news, *keep, claim=claim)
         self._mirror.set_trial_intermediate_value(claim.trial_id, step, value)
         prune = bool(self._pruner.prune(self._study, self._mirror.get_trial(claim.trial_id)))
         new, self._mirror.new_attrs = self._mirror.new_attrs, {}
-        if new:  # other workers compare with them now, not at the next report
+        if new and held:  # other workers compare with them now, not at the next report
             self._database.run(*(self._sql.system_attr(claim, k, v) for k, v in new.items()))
-        return prune
+        return prune or not held
 
-    def _database_to_mirror(self, news: News, *before: Statement) -> None:
-        """Reads what changed, in one round trip with the statements that stand before."""
+    def _database_to_mirror(
+        self, news: News, *before: Statement, claim: Claim | None = None
+    ) -> bool:
+        """Reads what changed, in one round trip with the statements that stand before.
+
+        Gives whether the claim still holds its trial.
+        """
         own_open = self._mirror.open if news is NEW_PARAMS else ()
         question = self._sql.changed(
             {news: self._marks.get(news, 0)},
             self._parts or Parts(),
             open_=sorted(own_open),
             known=sorted(self._mirror.finished),
+            held=claim,
         )
-        rows = self._database.run(*before, question)
+        patience_s = PATIENCE_S if claim is None else REPORT_PATIENCE_S
+        rows = self._database.run(*before, question, patience_s=patience_s)
         [mark] = [row[2] for row in rows if row[0] == "mark"]
         self._marks[news] = mark
-        self._mirror.put(row for row in rows if row[0] != "mark")
+        self._mirror.put(row for row in rows if row[0] not in ("mark", "held"))
+        return any(row[0] == "held" for row in rows)
 
-    def complete(self, claim: Claim, values: Sequence[float], attrs: Mapping[str, object]) -> None:
-        """Ends a trial with its values; a NaN among them makes it a failed one, as in Optuna."""
+    def complete(
+        self,
+        claim: Claim,
+        values: Sequence[float],
+        attrs: Mapping[str, object],
+        *,
+        at: float | None = None,
+    ) -> None:
+        """Ends a trial with its values; see `Store`."""
         if any(math.isnan(value) for value in values):
-            self.fail(claim, "the objective returned NaN")
-        elif not self._finish(claim, OptunaState.COMPLETE, [float(v) for v in values], attrs):
-            late = self._sql.user_attr(claim.trial_id, "late_values", list(values))
-            self._database.run(late)
+            self.fail(claim, "the objective returned NaN", at=at)
+        elif not self._finish(claim, Outcome.COMPLETE, [float(v) for v in values], attrs, at):
+            self._database.run(self._sql.keep_late(claim, values))
 
-    def prune(self, claim: Claim) -> None:
+    def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
+        if not self._mirror.has(claim.trial_id):  # told by another worker than the one it ran on
+            self._mirror.put(self._database.run(self._sql.trial(claim.trial_id)), own=True)
         steps = self._mirror.get_trial(claim.trial_id).intermediate_values
         last = steps[max(steps)] if steps and len(self._sweep.metrics) == 1 else math.nan
-        self._finish(claim, OptunaState.PRUNED, None if math.isnan(last) else [last], {})
+        self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
 
-    def fail(self, claim: Claim, error: str) -> None:
+    def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
         """Ends a trial that raised, with its traceback."""
-        self._finish(claim, OptunaState.FAIL, None, {"error": error[-ERROR_CHARS:]})
+        self._finish(claim, Outcome.FAILED, None, {"error": error[-ERROR_CHARS:]}, at)
 
     def _finish(
         self,
         claim: Claim,
-        state: OptunaState,
+        outcome: Outcome,
         values: Sequence[float] | None,
         attrs: Mapping[str, object],
+        at: float | None,
     ) -> bool:
         """False if the trial was no longer this claim's; it is left as it is then."""
-        ended = self._sql.now()
-        kept = self._database.run(*self._sql.finish(claim, state.name, ended, values, attrs))
+        seed = derive_seed(self._sweep.seed, claim.root)
+        kept = self._database.run(
+            *self._sql.finish(claim, outcome, at or time.time(), values, attrs, seed)
+        )
         self._claimed.discard(claim.trial_id)
-        if kept and self._parts is not None:
-            self._mirror.end(claim.trial_id, state, values)
+        if kept and self._parts is not None and self._mirror.has(claim.trial_id):
+            self._mirror.end(claim.trial_id, STATES[outcome], values)
         else:
             self._mirror.drop(claim.trial_id)
         if not kept:
@@ -258,39 +311,43 @@ class RelationalStore:
 
     # Workers
 
-    def return_lost(
-        self, is_gone: Callable[[str], bool], *, cancelled_at: float = 0.0
-    ) -> list[int]:
+    def return_lost(self, is_gone: IsGone, *, cancelled_at: float = 0.0) -> list[int]:
         """Queues again the running trials of workers that are gone; see `Store`."""
         workers, returned = self.workers(), []
+        is_gone = or_succeeded(is_gone, workers)
         told = tasks_told_to_leave(workers, max(self.drained_at(), cancelled_at))
-        attrs: dict[tuple[int, int], dict[str, Any]] = {}
-        for trial_id, number, key, text in self._database.run(self._sql.running()):
-            attrs.setdefault((number, trial_id), {})[key] = json.loads(text)
-        for (number, trial_id), kept in sorted(attrs.items()):
-            task = kept.get("task")
-            if task is None or not is_gone(task):  # no task: another program's trial
+        for trial_id, number, attempt, task, life, losses in self._database.run(
+            self._sql.running()
+        ):
+            holder = WorkerId(task, life)
+            if not is_gone(holder):
                 continue
-            marks = marks_of_loss(kept.get("lost", 0), task, told=task in told)
-            state, ended = ("FAIL", self._sql.now()) if "error" in marks else ("WAITING", None)
-            self._database.run(
-                *(self._sql.user_attr(trial_id, key, value) for key, value in marks.items()),
-                self._sql.requeue(trial_id, state, ended),
-            )
-            returned.append(number)
+            verdict = judge_loss(holder, losses, told=holder in told)
+            if self._database.run(*self._sql.give_back(trial_id, attempt, verdict, at=time.time())):
+                returned.append(number)
         for worker in workers:
-            if worker.ended_at is None and is_gone(worker.task):
-                self.keep_worker(written_off(worker))
+            if worker.ended_at is None and is_gone(worker.id):
+                self.check_in(written_off(worker))
         return returned
 
     def workers(self) -> list[WorkerRecord]:
         """What every worker of this study last said of itself, in the order of their starts."""
-        found = self._database.run(self._sql.study_attrs(WORKER_KEY))
-        return sorted_workers(json.loads(text) for (text,) in found)
+        found = self._database.run(self._sql.workers())
+        return sorted_workers(
+            {**json.loads(text), "life": life, "trial": number} for text, life, number in found
+        )
 
-    def keep_worker(self, worker: WorkerRecord) -> None:
-        """Writes what a worker says of itself over what it said before."""
-        self._database.run(self._sql.keep_study_attr(f"{WORKER_KEY}{worker.task}", asdict(worker)))
+    def sign_on(self, worker: WorkerRecord) -> WorkerRecord:
+        """The worker's first word to the study, which says which life of its task this is."""
+        statements = self._sql.sign_on(worker)
+        found = self._database.run(*statements, again=[self._sql.life(worker)])
+        return replace(worker, life=int(found[0][0]))
+
+    def check_in(self, worker: WorkerRecord, *, patience_s: float = PATIENCE_S) -> float:
+        """Writes what a worker says of itself; when workers were last asked to leave, or 0.0."""
+        said, orders = self._sql.keep_worker(worker), self._sql.study_attr(DRAIN_KEY)
+        found = self._database.run(said, orders, patience_s=patience_s)
+        return float(json.loads(found[0][0])) if found else 0.0
 
     def drain(self, at: float) -> None:
         """Asks every worker that started before `at` to finish its trial and leave."""
@@ -309,23 +366,57 @@ class RelationalStore:
 
     def summary(self) -> Summary:
         """The study at a glance, by Optuna's own answers; slower than `study.summary`."""
-        return NativeStore(open_tables(self._location, new=False), self._sweep).summary()
+        said = NativeStore(open_tables(self._location, new=False), self._sweep).summary()
+        return replace(said, workers=tuple(self.workers()))
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         rows = self._database.run(self._sql.everything())
         attrs: dict[int, dict[str, Any]] = {}
+        for row in self._database.run(self._sql.attempts()):
+            attrs[row[0]] = _attempted(attrs.get(row[0], {}), *row[1:])
         for trial_id, key, text in self._database.run(self._sql.user_attrs()):
             attrs.setdefault(trial_id, {})[key] = json.loads(text)
         times = {row[0]: row[1:] for row in self._database.run(self._sql.times())}
         found = []
         for trial in sorted(frozen(rows), key=lambda trial: trial.number):
             trial.user_attrs = attrs.get(trial._trial_id, {})
+            if trial.user_attrs.get("retry_of") == trial.number:
+                del trial.user_attrs["retry_of"]
             with suppress(KeyError):  # queued between the questions
                 start, end = times[trial._trial_id]
                 trial.datetime_start, trial.datetime_complete = _utc(start), _utc(end)
             found.append(translate.record(trial))
         return found
+
+
+def _attempted(
+    before: Mapping[str, Any],
+    attempt: int,
+    root: int,
+    task: str,
+    node: str,
+    gpus: int,
+    outcome: str | None,
+    seed: int | None,
+    late: str | None,
+) -> dict[str, Any]:
+    """What an attempt adds to what is known of its trial from those before."""
+    known = {
+        **before,
+        "attempt": attempt,
+        "retry_of": root,
+        "task": task,
+        "node": node,
+        "gpus": gpus,
+    }
+    if seed is not None:
+        known["seed"] = seed
+    if outcome == Outcome.LOST:
+        known["lost"] = before.get("lost", 0) + 1
+    if late is not None:
+        known["late_values"] = json.loads(late)
+    return known
 
 
 def _parts(sweep: Sweep) -> Parts | None:

@@ -20,6 +20,7 @@ from hpoctl.study.location import Kind, Location
 from hpoctl.study.native import NativeStore, open_journal, open_tables
 from hpoctl.study.protocol import Claim, Store
 from hpoctl.study.relational import RelationalStore
+from hpoctl.study.tables import forget, migrate
 from hpoctl.sweep import Sweep
 
 __all__ = ["OWNER_KEY", "Claim", "Store", "create", "delete", "open_"]
@@ -51,7 +52,7 @@ def create(location: Location, sweep: Sweep, points: Iterable[Params], *, owner:
         study.set_user_attr(OWNER_KEY, owner)
         store.name_metrics()
         whole = list(points)
-        store.append(whole[store.size() :])
+        store.append(whole[store.size() - store.retries() :])
         return store
 
 
@@ -61,30 +62,36 @@ def delete(location: Location, study: str, *, owner: str) -> None:
         storage = _open_storage(location, new=False)
         study_id = storage.get_study_id_from_name(study)
         if storage.get_study_user_attrs(study_id).get(OWNER_KEY) == owner:
+            if location.kind is not Kind.JOURNAL:
+                forget(Database(location), study_id)
             storage.delete_study(study_id)
 
 
-def open_(location: Location, sweep: Sweep) -> Store:
-    """The study that `create` made. Raises StudyError if it is not there."""
+def open_(location: Location, sweep: Sweep, *, patient: bool = False) -> Store:
+    """The study that `create` made; `patient` waits for a server that does not answer yet.
+
+    Raises StudyError if the study is not there.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if location.kind in (Kind.JOURNAL, Kind.SQLITE) and not location.path.exists():
         raise StudyError(f"{location}: no such file: was the study deleted?")
     with _named_errors(location):
         if location.kind is Kind.JOURNAL:
             return NativeStore(open_journal(location), sweep)
-        found = _find(location, sweep.study)
+        database = Database(location, patient=patient)
+        found = _find(database, sweep.study)
         if found is None:
             return NativeStore(open_tables(location, new=False), sweep)
-        return RelationalStore(location, found, sweep)
+        return RelationalStore(database, found, sweep)
 
 
-def _find(location: Location, study: str) -> int | None:
+def _find(database: Database, study: str) -> int | None:
     """The study's id; None if the tables are of a schema that only Optuna knows."""
-    database = Database(location)
     try:
         versions = database.run(("select version_num from alembic_version", ()))
         if [tuple(row) for row in versions] != [(_SCHEMA,)]:
             return None
+        migrate(database)
         question = "select study_id from studies where study_name = ?"
         found = database.run((question, [study]))
     finally:

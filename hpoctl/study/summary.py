@@ -72,14 +72,20 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
         "select state, count(*) from trials where study_id = ? group by state", study_id
     )
     workers = reader.rows(
-        "select a.value_json from study_system_attributes a where a.study_id = ? and a.key like ?",
+        "select w.record, w.life, h.number from hpoctl_workers w left join"
+        " (select a.task, a.life, t.number from trials t join hpoctl_attempts a"
+        " on a.trial_id = t.trial_id and a.outcome is null"
+        " where t.study_id = ? and t.state = 'RUNNING') h"
+        " on h.task = w.task and h.life = w.life where w.study_id = ?",
         study_id,
-        f"{_WORKER_KEY}%",
+        study_id,
     )
     return Summary(
         counts=_all_states({_STATES[state]: count for state, count in counts}),
         best=_best(reader, study_id),
-        workers=_workers(json.loads(value) for (value,) in workers),
+        workers=_workers(
+            {**json.loads(text), "life": life, "trial": trial} for text, life, trial in workers
+        ),
     )
 
 
@@ -144,7 +150,7 @@ def _decode(internal: float, distribution: Mapping[str, Any]) -> Value:
 
 def _workers(values: Iterable[Mapping[str, Any]]) -> tuple[WorkerRecord, ...]:
     workers = [WorkerRecord(**value) for value in values]
-    return tuple(sorted(workers, key=lambda worker: (worker.started_at, worker.task)))
+    return tuple(sorted(workers, key=lambda worker: (worker.started_at, worker.task, worker.life)))
 
 
 def _all_states(counts: Mapping[TrialState, int]) -> dict[TrialState, int]:
@@ -157,6 +163,12 @@ class _Trial:
     state: str = "RUNNING"
     values: tuple[float, ...] = ()
     params: dict[str, Value] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def holder(self) -> tuple[object, object]:
+        """The task and the life that claimed it."""
+        return self.attrs.get("task"), self.attrs.get("life")
 
 
 def _summarize_journal(location: Location, study: str) -> Summary:
@@ -172,13 +184,18 @@ def _summarize_journal(location: Location, study: str) -> Summary:
     study_id, directions = found
     mine = [log for log in logs if log.get("study_id") == study_id]
     trials = _replay(logs, study_id)
+    held = {trial.holder: trial.number for trial in trials if trial.state == "RUNNING"}
     attrs: dict[str, Any] = {}
     for log in mine:
         attrs.update(log["system_attr"] if log["op_code"] == 3 else {})
     return Summary(
         counts=_all_states(Counter(_STATES[trial.state] for trial in trials)),
         best=_best_in_journal(trials, directions),
-        workers=_workers(v for key, v in attrs.items() if key.startswith(_WORKER_KEY)),
+        workers=_workers(
+            {**said, "trial": held.get((said["task"], said["life"]))}
+            for key, said in attrs.items()
+            if key.startswith(_WORKER_KEY)
+        ),
     )
 
 
@@ -208,10 +225,11 @@ def _replay(logs: Sequence[Mapping[str, Any]], study_id: int) -> list[_Trial]:
             trial = _Trial(number=len(mine), state=_JOURNAL_STATES[log.get("state", 0)])
             for name, internal in log.get("params", {}).items():
                 trial.params[name] = _decode(internal, json.loads(log["distributions"][name]))
+            trial.attrs.update(log.get("user_attrs", {}))
             everyone.append(trial)
             if log["study_id"] == study_id:
                 mine.append(trial)
-        elif log["op_code"] in (5, 6):
+        elif log["op_code"] in (5, 6, 8):
             trial = everyone[log["trial_id"]]
             if trial.state in ("COMPLETE", "PRUNED", "FAIL"):
                 continue  # Optuna refuses it too
@@ -219,6 +237,8 @@ def _replay(logs: Sequence[Mapping[str, Any]], study_id: int) -> list[_Trial]:
                 distribution = json.loads(log["distribution"])
                 internal = log["param_value_internal"]
                 trial.params[log["param_name"]] = _decode(internal, distribution)
+            elif log["op_code"] == 8:
+                trial.attrs.update(log["user_attr"])
             else:
                 trial.state = _JOURNAL_STATES[log["state"]]
                 trial.values = tuple(log["values"] or ())

@@ -5,12 +5,21 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
+from typing import Any
 
+from hpoctl.record import WorkerRecord
 from hpoctl.study import store
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
 
 Numbers = list[int]
+
+
+def make_worker(task: str = "17_3", **known: Any) -> WorkerRecord:
+    """A worker that started a while ago."""
+    fields = {"node": "n1", "pid": 12, "gpus": 2, "started_at": 100.25, **known}
+    return WorkerRecord(task=task, **fields)
+
 
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["hpoctl.study.store", "psycopg2", "pymysql"])
@@ -46,8 +55,9 @@ def _claim_all(
     numbers = []
     try:
         study = store.open_(location, sweep)
+        worker = study.sign_on(make_worker(task))
         barrier.wait(60)
-        while claim := study.claim({"task": task}):
+        while claim := study.claim(worker):
             numbers.append(claim.number)
             study.complete(claim, [float(claim.number)], {})
         answers.put(numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import optuna
@@ -16,7 +15,7 @@ from hpoctl.study.connect import engine_url
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.protocol import Claim, Store
 from hpoctl.sweep import Sweep
-from study.claimers import claim_at_once
+from study.claimers import claim_at_once, make_worker
 from study.conftest import MakeSweep
 
 OWNER = "/home/user/runs/a-study"
@@ -39,7 +38,7 @@ def submit(location: Location, sweep: Sweep) -> Store:
 
 
 def claimed(study: Store, task: str = "17_3") -> Claim:
-    claim = study.claim({"task": task})
+    claim = study.claim(make_worker(task))
     assert claim is not None
     return claim
 
@@ -67,16 +66,15 @@ def test_a_late_result_does_not_overwrite_and_is_kept(
     sweep = make_sweep()
     first, second = submit(location, sweep), store.open_(location, sweep)
     lost = claimed(first, "1_1")
-    assert second.return_lost(lambda task: True) == [0]
+    assert second.return_lost(lambda worker: True) == [0]
     again = claimed(second, "1_2")
     assert again.number == lost.number
     assert again.params == lost.params
-    if location.kind is Kind.MYSQL:  # it keeps seconds; the task tells the two apart
-        lost = dataclasses.replace(lost, started=again.started)
+    assert (lost.attempt, again.attempt) == (1, 2)
     first.complete(lost, [1.0], {"note": "late"})
     trial = read(location).trials[0]
     assert trial.state is TrialState.RUNNING
-    assert trial.user_attrs["late_values"] == [1.0]
+    assert second.records()[0].attrs["late_values"] == [1.0]
     assert "note" not in trial.user_attrs
     second.complete(again, [2.0], {})
     first.fail(lost, "boom")
@@ -91,7 +89,7 @@ def test_a_worker_that_lost_its_trial_is_told_to_end_it(
     study = submit(location, make_sweep())
     claim = claimed(study)
     assert study.report(claim, 1.0, step=1) is False
-    study.return_lost(lambda task: True)
+    study.return_lost(lambda worker: True)
     assert study.report(claim, 2.0, step=2) is True
     assert read(location).trials[0].intermediate_values == {1: 1.0}
 
@@ -99,8 +97,8 @@ def test_a_worker_that_lost_its_trial_is_told_to_end_it(
 def test_a_trial_lost_twice_has_failed(location: Location, make_sweep: MakeSweep) -> None:
     study = submit(location, make_sweep())
     for _ in range(2):
-        claimed(study, "9_9")
-        assert study.return_lost(lambda task: task != "1_1") == [0]
+        claimed(store.open_(location, make_sweep()), "9_9")
+        assert study.return_lost(lambda worker: worker.task != "1_1") == [0]
     trial = read(location).trials[0]
     assert trial.state is TrialState.FAIL
     assert "9_9" in trial.user_attrs["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def submit(location: Location, sweep: Sweep) -> Store:
 
 def finish(study: Store, *values: float) -> None:
     for value in values:
-        claim = study.claim({"task": "17_3"})
+        claim = study.claim(WORKER)
         assert claim is not None
         study.complete(claim, [value], {})
 
@@ -57,14 +58,14 @@ class TestEveryStorage:
             "lr": {"type": "log_uniform", "min": 1e-6, "max": 1},
         }
         study = submit(location, make_sweep(search_space=space))
+        study.sign_on(WORKER)
         finish(study, 3.0, 1.5, 2.0)
-        pruned, failed, running = (study.claim({"task": "17_3"}) for _ in range(3))
+        pruned, failed, running = (study.claim(WORKER) for _ in range(3))
         assert pruned is not None
         assert failed is not None
         assert running is not None
         study.prune(pruned)
         study.fail(failed, "boom")
-        study.keep_worker(WORKER)
         summary = agreed(location, study)
         assert summary.counts == {
             TrialState.WAITING: 6,
@@ -75,7 +76,7 @@ class TestEveryStorage:
         }
         assert summary.best is not None
         assert (summary.best.number, summary.best.values) == (1, (1.5,))
-        assert summary.workers == (WORKER,)
+        assert summary.workers == (replace(WORKER, trial=5),)
 
     def test_a_study_that_has_not_begun(self, location: Location, make_sweep: MakeSweep) -> None:
         study = submit(location, make_sweep())
@@ -109,7 +110,7 @@ class TestEveryStorage:
         self, location: Location, make_sweep: MakeSweep
     ) -> None:
         study = submit(location, make_sweep(metrics=[{"name": "a"}, {"name": "b"}]))
-        claim = study.claim({})
+        claim = study.claim(WORKER)
         assert claim is not None
         study.complete(claim, [1.0, 2.0], {})
         assert agreed(location, study).best is None
@@ -117,17 +118,19 @@ class TestEveryStorage:
     def test_a_worker_is_what_it_last_said(self, location: Location, make_sweep: MakeSweep) -> None:
         study = submit(location, make_sweep())
         later = WorkerRecord(task="17_4", node="n2", pid=13, gpus=2, started_at=101.0)
-        study.keep_worker(later)
-        study.keep_worker(WORKER)
-        study.keep_worker(later)
-        assert agreed(location, study).workers == (WORKER, later)
+        assert study.sign_on(later) == later
+        assert study.sign_on(replace(WORKER, reason=None)).life == 1
+        study.check_in(WORKER)
+        second = study.sign_on(replace(later, started_at=102.0))
+        assert second.life == 2
+        assert agreed(location, study).workers == (WORKER, later, second)
 
     def test_several_studies_do_not_mix(self, location: Location, make_sweep: MakeSweep) -> None:
         studies = {}
         for name, trials in (("one", 3), ("two", 5), ("it's three %", 7)):
             study = submit(location, make_sweep(study=name, budget={"trials": trials}))
             finish(study, float(trials))
-            study.keep_worker(WORKER)
+            study.sign_on(WORKER)
             studies[name] = study
         finish(studies["one"], 0.5)
         for name, study in studies.items():

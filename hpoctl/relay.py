@@ -1,0 +1,149 @@
+"""Carries what a trial's process says to the study, until the process has ended.
+
+While the trial is silent no connection to the database is held, and the worker gives its signs of
+life. While the database is away the trial goes on: its reports wait here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import Any
+
+from hpoctl.errors import Unreachable
+from hpoctl.spool import Result
+from hpoctl.study.protocol import Claim, Outcome, Store
+
+log = logging.getLogger(__name__)
+_MUTE_S = 20.0  # in an outage the study is asked once in this time, so that the GPU does not wait
+_BRIEF_S = 1.0  # a trial that is silent for longer holds no connection to the database
+
+
+@dataclass(slots=True)
+class Relay:
+    """Between one trial's process and the study; calls `beat` every `beat_s` seconds."""
+
+    store: Store
+    claim: Claim
+    pipe: Connection
+    process: ForkProcess
+    beat: Callable[[], None]
+    beat_s: float
+    _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
+    _mute_until: float = field(default=0.0, init=False)
+    _beat_at: float = field(default_factory=time.monotonic, init=False)
+
+    def relay(self) -> Result:
+        """How the trial ended; nothing that it started is left."""
+        try:
+            last = self._listen()
+        except BaseException:
+            self.process.kill()
+            raise
+        finally:
+            self.process.join()
+            self._end_what_it_started()
+        return self._result(last)
+
+    def _listen(self) -> Mapping[str, Any]:
+        """The child's last message, after every report before it was written down."""
+        last: Mapping[str, Any] = {}
+        while True:
+            self._wait()
+            if not self.pipe.poll():
+                return last
+            try:
+                last = json.loads(self.pipe.recv_bytes())
+            except (EOFError, OSError):
+                return last
+            if "report" in last:
+                self._answer({"prune": self._report(last["report"], last["step"])})
+
+    def _wait(self) -> None:
+        """Until the child says something or ends."""
+        ends: list[Connection | int] = [self.pipe, self.process.sentinel]
+        rested = False
+        while True:
+            left_s = self._beat_at + self.beat_s - time.monotonic()
+            if left_s <= 0:
+                self.beat()
+                self._beat_at = time.monotonic()
+                rested = True
+            elif wait(ends, timeout=left_s if rested else min(_BRIEF_S, left_s)):
+                return
+            elif not rested:
+                self.store.rest()
+                rested = True
+
+    def _report(self, value: float, step: int) -> bool:
+        """Whether the trial shall end; False while the study cannot be asked."""
+        self._unsaid.append((value, step))
+        if time.monotonic() < self._mute_until:
+            return False
+        prune = False
+        try:
+            while self._unsaid:
+                prune = self.store.report(self.claim, *self._unsaid[0])
+                self._unsaid.pop(0)
+        except Unreachable as wrong:
+            log.warning("the trial goes on, its reports wait: %s", wrong)
+            self._mute_until = time.monotonic() + _MUTE_S
+        return prune
+
+    def _answer(self, message: Mapping[str, object]) -> None:
+        with suppress(BrokenPipeError):  # it died meanwhile; the sentinel says so next
+            self.pipe.send_bytes(json.dumps(message).encode())
+
+    def _end_what_it_started(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+
+    def _result(self, last: Mapping[str, Any]) -> Result:
+        self._say_the_rest()
+        failed = Result(
+            number=self.claim.number,
+            trial_id=self.claim.trial_id,
+            attempt=self.claim.attempt,
+            root=self.claim.root,
+            at=time.time(),
+            outcome=Outcome.FAILED,
+            error=last.get("error") or _death(self.process.exitcode),
+        )
+        if "values" in last:
+            values, attrs = last["values"], last["extras"]
+            return replace(failed, outcome=Outcome.COMPLETE, values=values, attrs=attrs, error="")
+        if "pruned" in last:
+            return replace(failed, outcome=Outcome.PRUNED, error="")
+        return failed
+
+    def _say_the_rest(self) -> None:
+        with suppress(Unreachable):
+            for value, step in self._unsaid:
+                self.store.report(self.claim, value, step)
+
+
+def in_words(result: Result) -> str:
+    """A result in a few words."""
+    match result.outcome:
+        case Outcome.COMPLETE:
+            return "complete " + " ".join(f"{value:.6g}" for value in result.values)
+        case Outcome.PRUNED:
+            return "pruned"
+        case _:
+            return f"failed: {result.error.strip().splitlines()[-1]}"
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"the trial's process was ended by {name}{hint}"
+    return f"the trial's process left with exit code {exitcode} and no result"

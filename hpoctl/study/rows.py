@@ -1,0 +1,176 @@
+"""The questions about a study, in the words of PostgreSQL, MariaDB/MySQL and SQLite; asks none.
+
+The tables are those of Optuna's schema v3.2.0.a and our own. What a study says comes as rows of one
+shape, so that one statement can answer several questions:
+`(kind, trial_id, at, number, word, text)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpoctl.study.database import Statement
+from hpoctl.study.dialect import Dialect
+from hpoctl.study.protocol import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A table whose new rows name the trials that changed.
+
+    The last `overlap` rows are read again: ids are not committed in their order.
+    """
+
+    table: str
+    id: str
+    overlap: int
+
+
+NEW_PARAMS = News("trial_params", "param_id", 256)
+NEW_VALUES = News("trial_values", "trial_value_id", 64)
+NEW_ATTRS = News("trial_system_attributes", "trial_system_attribute_id", 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is read of each trial: `steps` only of those in these states."""
+
+    params: bool = True
+    values: bool = True
+    attrs: bool = True
+    steps: tuple[str, ...] = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
+
+
+EVERYTHING = Parts()
+HELD = "trial_id = ? and attempt = ? and outcome is null"
+
+
+@dataclass(frozen=True, slots=True)
+class Questions(Dialect):
+    """The questions about one study in one dialect."""
+
+    study_id: int
+
+    def whole(
+        self,
+        source: str,
+        parameters: Sequence[object],
+        *,
+        before: str = "",
+        parts: Parts = EVERYTHING,
+        more: str = "",
+        claim: bool = False,
+    ) -> Statement:
+        """The rows of the trials that `source` selects: their id, number and state.
+
+        With `claim` also an attempt and a root, which stand in a trial's row as number and text.
+        """
+        attempt, root = (
+            (f"attempt{self.as_number}", self.text("root")) if claim else (self.null, "null")
+        )
+        join = "join c on c.trial_id ="
+        rows = [f"select 'trial', trial_id, number, {attempt}, {self.text('state')}, {root} from c"]
+        if parts.params:
+            rows.append(
+                "select 'param', p.trial_id, p.param_id, p.param_value, p.param_name,"
+                f" p.distribution_json from trial_params p {join} p.trial_id"
+            )
+        if parts.values:
+            rows.append(
+                "select 'value', v.trial_id, v.objective, v.value,"
+                f" {self.text('v.value_type')}, null from trial_values v {join} v.trial_id"
+            )
+        if parts.attrs:
+            rows.append(
+                f"select 'attr', a.trial_id, 0, {self.null}, a.{self.key}, a.value_json"
+                f" from trial_system_attributes a {join} a.trial_id"
+            )
+        if parts.steps:
+            states = ", ".join(f"'{state}'" for state in parts.steps)
+            rows.append(
+                "select 'step', s.trial_id, s.step, s.intermediate_value,"
+                f" {self.text('s.intermediate_value_type')}, null"
+                f" from trial_intermediate_values s {join} s.trial_id where c.state in ({states})"
+            )
+        return f"with {before}c as ({source}) {' union all '.join(rows)}{more}", parameters
+
+    def trial(self, trial_id: int) -> Statement:
+        """The rows of one trial."""
+        return self.whole(
+            "select trial_id, number, state from trials where trial_id = ?", [trial_id]
+        )
+
+    def everything(self) -> Statement:
+        """The rows of all trials."""
+        source = "select trial_id, number, state from trials where study_id = ?"
+        return self.whole(source, [self.study_id])
+
+    def user_attrs(self) -> Statement:
+        """All trials' user attributes: `trial_id, key, value`."""
+        sql = (
+            f"select a.trial_id, a.{self.key}, a.value_json from trial_user_attributes a"
+            " join trials t on t.trial_id = a.trial_id where t.study_id = ?"
+        )
+        return sql, [self.study_id]
+
+    def attempts(self) -> Statement:
+        """All claims of all trials, those of a trial in their order."""
+        sql = (
+            "select a.trial_id, a.attempt, a.root, a.task, a.node, a.gpus, a.outcome, a.seed,"
+            " a.late from hpoctl_attempts a join trials t on t.trial_id = a.trial_id"
+            " where t.study_id = ? order by a.trial_id, a.attempt"
+        )
+        return sql, [self.study_id]
+
+    def times(self) -> Statement:
+        """All trials' times: `trial_id, start, end`."""
+        sql = "select trial_id, datetime_start, datetime_complete from trials where study_id = ?"
+        return sql, [self.study_id]
+
+    def changed(
+        self,
+        marks: Mapping[News, int],
+        parts: Parts,
+        *,
+        open_: Collection[int],
+        known: Collection[int],
+        held: Claim | None = None,
+    ) -> Statement:
+        """The rows of trials with news since `marks`, of those `open_`, and not of those `known`.
+
+        A row `mark` for each source of news says where to go on, and a row `held` that a claim
+        still holds its trial.
+        """
+        sources = [f"select distinct trial_id from {n.table} where {n.id} > ?" for n in marks]
+        parameters: list[object] = [mark - news.overlap for news, mark in marks.items()]
+        if open_:
+            marks_ = ", ".join("?" for _ in open_)
+            sources.append(f"select trial_id from trials where trial_id in ({marks_})")
+            parameters += open_
+        parameters.append(self.study_id)
+        source = (
+            "select t.trial_id, t.number, t.state from ids join trials t"
+            " on t.trial_id = ids.trial_id where t.study_id = ?"
+        )
+        if known:
+            source += f" and t.trial_id not in ({', '.join('?' for _ in known)})"
+            parameters += known
+        newest = "".join(
+            f" union all select 'mark', 0, coalesce(max({n.id}), 0), null, '{n.table}', null"
+            f" from {n.table}"
+            for n in marks
+        )
+        if held is not None:
+            sql, words = self.is_held(held)
+            newest, parameters = f"{newest} union all {sql}", [*parameters, *words]
+        ids = f"ids as ({' union '.join(sources)}), "
+        return self.whole(source, parameters, before=ids, parts=parts, more=newest)
+
+    def is_held(self, claim: Claim) -> Statement:
+        """One row `held` if the trial is still this claim's."""
+        return (
+            f"select 'held', trial_id, 0, {self.null}, null, null from hpoctl_attempts"
+            f" where {HELD}",
+            [claim.trial_id, claim.attempt],
+        )

@@ -45,6 +45,7 @@ class Database:
         self.location = location
         self._connection: Connection | None = None
         self._inherited: Connection | None = None
+        self._plans: dict[str, str] = {}
         self._answered = patient
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(this()))
@@ -117,18 +118,19 @@ class Database:
             return
         many: Any = self.connection().cursor()
         with closing(many):
-            marks = ", ".join("?" for _ in whole[0])
+            mark = "?" if self.location.kind is Kind.SQLITE else "%s"
+            marks = ", ".join(mark for _ in whole[0])
             if self.location.kind is Kind.POSTGRESQL:
                 from psycopg2.extras import execute_values
 
                 execute_values(many, f"insert into {table} values %s", whole, page_size=2_000)
             else:
-                many.executemany(self._marked(f"insert into {table} values ({marks})"), whole)
+                many.executemany(f"insert into {table} values ({marks})", whole)
 
     def connection(self) -> Connection:
         """The connection itself, for what is no single round trip."""
         if self._connection is None:
-            self._connection = connect(self.location, writing=True)
+            self._connection, self._plans = connect(self.location, writing=True), {}
         return self._connection
 
     def ask(self, statement: Statement) -> Rows:
@@ -162,8 +164,12 @@ class Database:
             return self._run_locally(statements)
         with closing(connection.cursor()) as cursor:
             mogrify: Any = cursor
-            parts = [_text(mogrify.mogrify(self._marked(sql), args)) for sql, args in statements]
-            if self.location.kind is Kind.MYSQL:
+            parts = [
+                _text(mogrify.mogrify(self._marked(connection, sql), args))
+                for sql, args in statements
+            ]
+            writes = sum(not sql.startswith("select") for sql, _ in statements)
+            if self.location.kind is Kind.MYSQL and writes > 1:
                 parts = ["start transaction", *parts, "commit"]
             # PostgreSQL runs what comes in one message as one transaction.
             mogrify.execute("; ".join(parts))
@@ -187,11 +193,39 @@ class Database:
     def _ask(self, connection: Connection, statement: Statement) -> Rows:
         sql, parameters = statement
         with closing(connection.cursor()) as cursor:
-            cursor.execute(self._marked(sql), parameters)
+            cursor.execute(self._marked(connection, sql), parameters)
             return cursor.fetchall() if cursor.description else ()
 
-    def _marked(self, sql: str) -> str:
-        return sql if self.location.kind is Kind.SQLITE else sql.replace("?", "%s")
+    def _marked(self, connection: Connection, sql: str) -> str:
+        """A statement with the driver's marks; one that PostgreSQL has planned before, by name."""
+        match self.location.kind:
+            case Kind.SQLITE:
+                return sql
+            case Kind.MYSQL:
+                return _percent(sql)
+            case _:
+                return self._prepared(connection, sql)
+
+    def _prepared(self, connection: Connection, sql: str) -> str:
+        """Planning takes PostgreSQL as long as running: from its second use on it is spared."""
+        if sql.partition(" ")[0] not in ("with", "select", "insert", "update"):
+            return _percent(sql)
+        name = self._plans.get(sql)
+        if name is None:
+            self._plans[sql] = ""
+            return _percent(sql)
+        marks = sql.count("?")
+        if not name:
+            name = self._plans[sql] = f"hpoctl_{sum(map(bool, self._plans.values()))}"
+            pieces = sql.split("?")
+            numbered = "".join(f"{piece}${i}" for i, piece in enumerate(pieces[:-1], 1))
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"prepare {name} as {numbered}{pieces[-1]}", ())
+        return f"execute {name}" + (f" ({', '.join(['%s'] * marks)})" if marks else "")
+
+
+def _percent(sql: str) -> str:
+    return sql.replace("?", "%s")
 
 
 def _text(sql: bytes | str) -> str:

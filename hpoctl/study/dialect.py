@@ -36,8 +36,13 @@ class Dialect:
 
     @property
     def number(self) -> str:
-        """The mark of a number that the planner cannot guess."""
+        """The mark of a number where PostgreSQL cannot know that it is one."""
         return "?::float8" if self.kind is Kind.POSTGRESQL else "?"
+
+    @property
+    def whole_number(self) -> str:
+        """The mark of a whole number where PostgreSQL cannot know that it is one."""
+        return "?::int" if self.kind is Kind.POSTGRESQL else "?"
 
     @property
     def as_number(self) -> str:

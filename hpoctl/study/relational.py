@@ -293,9 +293,11 @@ class RelationalStore:
     ) -> bool:
         """False if the trial was no longer this claim's; it is left as it is then."""
         seed = derive_seed(self._sweep.seed, claim.root)
-        kept = self._database.run(
-            *self._sql.finish(claim, outcome, at or time.time(), values, attrs, seed)
-        )
+        how = (claim, outcome, at or time.time(), values, attrs, seed)
+        kept: Rows = ()
+        if self._location.kind is Kind.POSTGRESQL:
+            kept = self._database.run(self._sql.finish_at_once(*how))
+        kept = kept or self._database.run(*self._sql.finish(*how))
         self._claimed.discard(claim.trial_id)
         if kept and self._parts is not None and self._mirror.has(claim.trial_id):
             self._mirror.end(claim.trial_id, STATES[outcome], values)
@@ -345,8 +347,7 @@ class RelationalStore:
 
     def check_in(self, worker: WorkerRecord, *, patience_s: float = PATIENCE_S) -> float:
         """Writes what a worker says of itself; when workers were last asked to leave, or 0.0."""
-        said, orders = self._sql.keep_worker(worker), self._sql.study_attr(DRAIN_KEY)
-        found = self._database.run(said, orders, patience_s=patience_s)
+        found = self._database.run(*self._sql.check_in(worker), patience_s=patience_s)
         return float(json.loads(found[0][0])) if found else 0.0
 
     def drain(self, at: float) -> None:

@@ -123,6 +123,17 @@ class Questions(Dialect):
         )
         return sql, [self.study_id]
 
+    def workers(self) -> Statement:
+        """All workers: `record, life`, and the number of the trial that it holds or null."""
+        sql = (
+            "select w.record, w.life, h.number from hpoctl_workers w left join"
+            " (select a.task, a.life, t.number from trials t join hpoctl_attempts a"
+            " on a.trial_id = t.trial_id and a.outcome is null"
+            " where t.study_id = ? and t.state = 'RUNNING') h"
+            " on h.task = w.task and h.life = w.life where w.study_id = ?"
+        )
+        return sql, [self.study_id, self.study_id]
+
     def times(self) -> Statement:
         """All trials' times: `trial_id, start, end`."""
         sql = "select trial_id, datetime_start, datetime_complete from trials where study_id = ?"

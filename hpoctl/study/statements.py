@@ -1,7 +1,7 @@
 """The statements that change a study, in PostgreSQL's, MariaDB's and SQLite's words; runs none.
 
-Whatever changes a trial locks its row first, so that the rest of the transaction sees what became
-of its attempts meanwhile. An attempt without an outcome holds its trial.
+An attempt without an outcome holds its trial. Whatever ends an attempt locks its row first, and
+then the trial's, so that exactly one of a worker and of those who believe it dead succeeds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from hpoctl.record import WorkerId, WorkerRecord
 from hpoctl.study.database import Statement
 from hpoctl.study.location import Kind
-from hpoctl.study.protocol import Claim, Outcome, Verdict
+from hpoctl.study.protocol import DRAIN_KEY, Claim, Outcome, Verdict
 from hpoctl.study.rows import HELD, Parts, Questions
 
 _FIRST_WAITING = (
@@ -23,6 +23,14 @@ _FIRST_WAITING = (
 )
 _TYPES = {math.inf: "INF_POS", -math.inf: "INF_NEG"}
 _ATTEMPT = "hpoctl_attempts (trial_id, attempt, root, task, life, node, gpus, started_at)"
+_DONE = (
+    "exists (select 1 from hpoctl_attempts a where a.trial_id = ? and a.attempt = ?"
+    " and a.outcome = ? and a.ended_at = ?)"
+)
+_UPSERT_VALUE = (
+    "on conflict (trial_id, objective) do update"
+    " set value = excluded.value, value_type = excluded.value_type"
+)
 _GIVEN_BACK = f"('{Outcome.LOST}', '{Outcome.RETURNED}')"
 
 
@@ -65,9 +73,8 @@ class Statements(Questions):
             return [self._claim_at_once(worker, at, after=after, parts=parts)]
         attempt, words = self._attempt(worker, at)
         return [
-            ("set @id = null", ()),
             (
-                f"select trial_id into @id {_FIRST_WAITING} for update skip locked",
+                f"set @id = (select trial_id {_FIRST_WAITING} for update skip locked)",
                 [self.study_id, after],
             ),
             (
@@ -84,7 +91,8 @@ class Statements(Questions):
         sql = (
             f"insert into {_ATTEMPT} select t.trial_id,"
             f" 1 + coalesce((select max(a.attempt) {of}), 0),"
-            f" coalesce((select max(a.root) {of}), t.number), ?, ?, ?, ?, ?"
+            f" coalesce((select max(a.root) {of}), t.number),"
+            f" ?, {self.whole_number}, ?, {self.whole_number}, {self.number}"
         )
         return sql, [worker.task, worker.life, worker.node, worker.gpus, at]
 
@@ -140,7 +148,8 @@ class Statements(Questions):
         columns = ("intermediate_value", "intermediate_value_type")
         sql = (
             f"insert into trial_intermediate_values (trial_id, step, {', '.join(columns)})"
-            f" select trial_id, ?, {self.number}, {self.enum('trialintermediatevaluetype')}"
+            f" select trial_id, {self.whole_number}, {self.number},"
+            f" {self.enum('trialintermediatevaluetype')}"
             f" from hpoctl_attempts where {HELD} {self.upsert('trial_id, step', *columns)}"
         )
         return sql, [step, stored, kind, claim.trial_id, claim.attempt]
@@ -178,62 +187,107 @@ class Statements(Questions):
 
         Harmless to repeat with the same `at`.
         """
-        state = {"failed": "FAIL"}.get(outcome.value, outcome.name)
+        id_ = claim.trial_id
+        by_us = [id_, claim.attempt, outcome.value, at]
+        return [
+            *self._end(claim, outcome, at, seed),
+            *self._values(id_, values or (), by_us),
+            *self._user_attrs(id_, attrs, by_us),
+            (f"select 1 from trials where trial_id = ? and {_DONE}", [id_, *by_us]),
+        ]
+
+    def _end(self, claim: Claim, outcome: Outcome, at: float, seed: int) -> list[Statement]:
+        """Ends an attempt and its trial, if the one may end the other."""
+        id_, ours = claim.trial_id, [claim.trial_id, claim.attempt]
+        state, may = _state(outcome), f"in {_GIVEN_BACK}"
+        if self.kind is Kind.MYSQL:  # changes two tables in one statement
+            both = (
+                "update hpoctl_attempts a join trials t on t.trial_id = a.trial_id"
+                " set a.outcome = ?, a.ended_at = ?, a.seed = ?, t.state = ?,"
+                " t.datetime_complete = ? where a.trial_id = ? and a.attempt = ?"
+                " and (a.outcome is null and t.state = 'RUNNING'"
+                f" or a.outcome {may} and t.state = 'WAITING')"
+            )
+            return [(both, [outcome.value, at, seed, state, self.time(at), *ours])]
         now = f"(select {self.text('state')} from trials where trial_id = ?)"
         mine = (
             "update hpoctl_attempts set outcome = ?, ended_at = ?, seed = ?"
             " where trial_id = ? and attempt = ? and"
-            f" (outcome is null and {now} = 'RUNNING'"
-            f" or outcome in {_GIVEN_BACK} and {now} = 'WAITING')"
+            f" (outcome is null and {now} = 'RUNNING' or outcome {may} and {now} = 'WAITING')"
         )
-        id_ = claim.trial_id
-        done = (
-            "exists (select 1 from hpoctl_attempts a where a.trial_id = ? and a.attempt = ?"
-            " and a.outcome = ? and a.ended_at = ?)"
+        trial = (
+            "update trials set state = ?, datetime_complete = ? where trial_id = ?"
+            f" and state in ('RUNNING', 'WAITING') and {_DONE}"
         )
-        by_us = [id_, claim.attempt, outcome.value, at]
         return [
-            *self.lock(id_),
-            (mine, [outcome.value, at, seed, id_, claim.attempt, id_, id_]),
-            (
-                "update trials set state = ?, datetime_complete = ? where trial_id = ?"
-                f" and state in ('RUNNING', 'WAITING') and {done}",
-                [state, self.time(at), id_, *by_us],
-            ),
-            *self._values(id_, values or (), done, by_us),
-            *self._user_attrs(id_, attrs, done, by_us),
-            (f"select 1 from trials where trial_id = ? and {done}", [id_, *by_us]),
+            *self._lock(claim),
+            (mine, [outcome.value, at, seed, *ours, id_, id_]),
+            (trial, [state, self.time(at), id_, *ours, outcome.value, at]),
         ]
+
+    def finish_at_once(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        at: float,
+        values: Sequence[float] | None,
+        attrs: Mapping[str, object],
+        seed: int,
+    ) -> Statement:
+        """Ends a trial that is this claim's, in one statement of PostgreSQL; one row if it is."""
+        parts = [
+            "mine as (update hpoctl_attempts set outcome = ?, ended_at = ?, seed = ?"
+            f" where {HELD} returning trial_id)",
+            "t as (update trials set state = ?, datetime_complete = ? from mine where"
+            " trials.trial_id = mine.trial_id and state = 'RUNNING' returning trials.trial_id)",
+        ]
+        parameters: list[object] = [outcome.value, at, seed, claim.trial_id, claim.attempt]
+        parameters += [_state(outcome), self.time(at)]
+        for i, value in enumerate(values or ()):
+            parts.append(f"value{i} as ({self._value} t {_UPSERT_VALUE})")
+            parameters += [i, *_stored(value)]
+        for i, (key, content) in enumerate(attrs.items()):
+            upsert = self.upsert("trial_id, key", "value_json")
+            parts.append(f"attr{i} as ({self._user_attr} t {upsert})")
+            parameters += [key, json.dumps(content)]
+        return f"with {', '.join(parts)} select 1 from t", parameters
+
+    @property
+    def _value(self) -> str:
+        return (
+            "insert into trial_values (trial_id, objective, value, value_type)"
+            f" select trial_id, {self.whole_number}, {self.number},"
+            f" {self.enum('trialvaluetype')} from"
+        )
+
+    @property
+    def _user_attr(self) -> str:
+        return (
+            f"insert into trial_user_attributes (trial_id, {self.key}, value_json)"
+            " select trial_id, ?, ? from"
+        )
 
     def _values(
-        self, trial_id: int, values: Sequence[float], done: str, by_us: Sequence[object]
+        self, trial_id: int, values: Sequence[float], by_us: Sequence[object]
     ) -> list[Statement]:
-        sql = (
-            "insert into trial_values (trial_id, objective, value, value_type)"
-            f" select trial_id, ?, {self.number}, {self.enum('trialvaluetype')} from trials"
-            f" where trial_id = ? and {done}"
-            f" {self.upsert('trial_id, objective', 'value', 'value_type')}"
-        )
-        return [
-            (sql, [i, None if value in _TYPES else value, _type(value), trial_id, *by_us])
-            for i, value in enumerate(values)
-        ]
+        upsert = self.upsert("trial_id, objective", "value", "value_type")
+        sql = f"{self._value} trials where trial_id = ? and {_DONE} {upsert}"
+        return [(sql, [i, *_stored(value), trial_id, *by_us]) for i, value in enumerate(values)]
 
     def _user_attrs(
-        self, trial_id: int, attrs: Mapping[str, object], done: str, by_us: Sequence[object]
+        self, trial_id: int, attrs: Mapping[str, object], by_us: Sequence[object]
     ) -> list[Statement]:
-        sql = (
-            f"insert into trial_user_attributes (trial_id, {self.key}, value_json)"
-            f" select trial_id, ?, ? from trials where trial_id = ? and {done}"
-            f" {self.upsert('trial_id, key', 'value_json')}"
-        )
+        upsert = self.upsert("trial_id, key", "value_json")
+        sql = f"{self._user_attr} trials where trial_id = ? and {_DONE} {upsert}"
         return [(sql, [key, json.dumps(value), trial_id, *by_us]) for key, value in attrs.items()]
 
-    def lock(self, trial_id: int) -> list[Statement]:
-        """Makes whoever changes a trial wait for its turn."""
+    def _lock(self, claim: Claim) -> list[Statement]:
+        """Makes whoever changes a trial wait: always its attempt first, so that none deadlocks."""
         if self.kind is Kind.SQLITE:
             return []
-        return [("select 1 from trials where trial_id = ? for update", [trial_id])]
+        attempt = "select 1 from hpoctl_attempts where trial_id = ? and attempt = ? for update"
+        trial = "select 1 from trials where trial_id = ? for update"
+        return [(attempt, [claim.trial_id, claim.attempt]), (trial, [claim.trial_id])]
 
     def keep_late(self, claim: Claim, values: Sequence[float]) -> Statement:
         """Keeps the values of an attempt that came too late."""
@@ -257,35 +311,31 @@ class Statements(Questions):
         self, trial_id: int, attempt: int, verdict: Verdict, *, at: float
     ) -> list[Statement]:
         """Lets a running trial wait again, or fails it; the last gives one row if it did."""
-        done = (
-            "exists (select 1 from hpoctl_attempts a where a.trial_id = ? and a.attempt = ?"
-            " and a.outcome = ? and a.ended_at = ?)"
-        )
         by_us = [trial_id, attempt, verdict.outcome.value, at]
         state, moment, attrs = "WAITING", None, {}
         if verdict.error is not None:
             state, moment = "FAIL", self.time(at)
             attrs = {"error": verdict.error}
         return [
-            *self.lock(trial_id),
             (
                 f"update hpoctl_attempts set outcome = ?, ended_at = ? where {HELD}",
                 [verdict.outcome.value, at, trial_id, attempt],
             ),
             (
                 "update trials set state = ?, datetime_complete = ? where trial_id = ?"
-                f" and state = 'RUNNING' and {done}",
+                f" and state = 'RUNNING' and {_DONE}",
                 [state, moment, trial_id, *by_us],
             ),
-            *self._user_attrs(trial_id, attrs, done, by_us),
-            (f"select 1 from trials where trial_id = ? and {done}", [trial_id, *by_us]),
+            *self._user_attrs(trial_id, attrs, by_us),
+            (f"select 1 from trials where trial_id = ? and {_DONE}", [trial_id, *by_us]),
         ]
 
     def inherit(self, number: int, trial_id: int) -> Statement:
         """Lets a new trial go on where the last attempt at trial `number` ended."""
         sql = (
             f"insert into {_ATTEMPT.removesuffix(')')}, ended_at, outcome)"
-            " select ?, a.attempt, a.root, a.task, a.life, a.node, a.gpus, a.started_at,"
+            f" select {self.whole_number}, a.attempt, a.root, a.task, a.life, a.node, a.gpus,"
+            " a.started_at,"
             " a.ended_at, a.outcome from hpoctl_attempts a join trials t"
             " on t.trial_id = a.trial_id where t.study_id = ? and t.number = ?"
             " order by a.attempt desc limit 1"
@@ -299,7 +349,8 @@ class Statements(Questions):
         said = json.dumps(asdict(worker))
         insert = (
             "insert into hpoctl_workers (study_id, task, life, started_at, record)"
-            " select ?, ?, 1 + coalesce(max(life), 0), ?, ? from hpoctl_workers"
+            f" select {self.whole_number}, ?, 1 + coalesce(max(life), 0), {self.number}, ?"
+            " from hpoctl_workers"
             " where study_id = ? and task = ?"
         )
         key = [self.study_id, worker.task]
@@ -314,22 +365,18 @@ class Statements(Questions):
             worker.started_at,
         ]
 
+    def check_in(self, worker: WorkerRecord) -> list[Statement]:
+        """Keeps what a worker says of itself; the last gives when workers were told to leave."""
+        said, orders = self.keep_worker(worker), self.study_attr(DRAIN_KEY)
+        if self.kind is not Kind.POSTGRESQL:
+            return [said, orders]
+        return [(f"with said as ({said[0]}) {orders[0]}", [*said[1], *orders[1]])]
+
     def keep_worker(self, worker: WorkerRecord) -> Statement:
         """Writes what a worker says of itself over what it said before."""
         sql = "update hpoctl_workers set record = ? where study_id = ? and task = ? and life = ?"
         said = json.dumps(asdict(replace(worker, trial=None)))
         return sql, [said, self.study_id, worker.task, worker.life]
-
-    def workers(self) -> Statement:
-        """All workers: `record, life`, and the number of the trial that it holds or null."""
-        sql = (
-            "select w.record, w.life, h.number from hpoctl_workers w left join"
-            " (select a.task, a.life, t.number from trials t join hpoctl_attempts a"
-            " on a.trial_id = t.trial_id and a.outcome is null"
-            " where t.study_id = ? and t.state = 'RUNNING') h"
-            " on h.task = w.task and h.life = w.life where w.study_id = ?"
-        )
-        return sql, [self.study_id, self.study_id]
 
     # The study's own attributes
 
@@ -347,5 +394,12 @@ class Statements(Questions):
         return f"{sql} = ?", [self.study_id, key]
 
 
-def _type(value: float) -> str:
-    return _TYPES.get(value, "FINITE")
+def _stored(value: float) -> tuple[float | None, str]:
+    """A value as Optuna's columns hold it: infinite ones by their type."""
+    kind = _TYPES.get(value, "FINITE")
+    return (value if kind == "FINITE" else None), kind
+
+
+def _state(outcome: Outcome) -> str:
+    """Optuna's word for a trial that ended so."""
+    return "FAIL" if outcome is Outcome.FAILED else outcome.name

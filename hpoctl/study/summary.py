@@ -19,6 +19,8 @@ from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.space import Params, Value
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
+from hpoctl.study.rows import Questions
+from hpoctl.study.tables import Tables
 
 _SCHEMA = "v3.2.0.a"
 _WORKER_KEY = "hpoctl:worker:"
@@ -71,21 +73,22 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
     counts = reader.rows(
         "select state, count(*) from trials where study_id = ? group by state", study_id
     )
-    workers = reader.rows(
-        "select w.record, w.life, h.number from hpoctl_workers w left join"
-        " (select a.task, a.life, t.number from trials t join hpoctl_attempts a"
-        " on a.trial_id = t.trial_id and a.outcome is null"
-        " where t.study_id = ? and t.state = 'RUNNING') h"
-        " on h.task = w.task and h.life = w.life where w.study_id = ?",
-        study_id,
-        study_id,
-    )
     return Summary(
         counts=_all_states({_STATES[state]: count for state, count in counts}),
         best=_best(reader, study_id),
-        workers=_workers(
-            {**json.loads(text), "life": life, "trial": trial} for text, life, trial in workers
-        ),
+        workers=_workers_of(reader, study_id),
+    )
+
+
+def _workers_of(reader: _Reader, study_id: int) -> tuple[WorkerRecord, ...]:
+    if not reader.rows(Tables(reader.location.kind).has_tables()[0])[0][
+        0
+    ]:  # a study of Optuna alone
+        return ()
+    sql, words = Questions(reader.location.kind, study_id).workers()
+    return _workers(
+        {**json.loads(text), "life": life, "trial": trial}
+        for text, life, trial in reader.rows(sql, *words)
     )
 
 

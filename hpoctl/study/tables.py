@@ -24,6 +24,17 @@ _LOCK = 0x68706F63746C  # 'hpoctl', as PostgreSQL's advisory locks are numbers
 class Tables(Dialect):
     """What makes our tables in one dialect."""
 
+    def has_tables(self) -> Statement:
+        """Whether any are there, in one row."""
+        name = "hpoctl_version"
+        sources = {
+            Kind.POSTGRESQL: f"select to_regclass('{name}') is not null",
+            Kind.MYSQL: "select count(*) from information_schema.tables where"
+            f" table_schema = database() and table_name = '{name}'",
+            Kind.SQLITE: f"select count(*) from sqlite_master where name = '{name}'",
+        }
+        return sources[self.kind], ()
+
     def version(self) -> Statement:
         """The version that is there, in one row; none where only Optuna's tables are."""
         return "select version from hpoctl_version", ()
@@ -148,14 +159,7 @@ def forget(database: Database, study_id: int) -> None:
 
 def read_version(database: Database, tables: Tables) -> int:
     """The version of our tables in a database; 1 where there are none."""
-    name = "hpoctl_version"
-    sources = {
-        Kind.POSTGRESQL: "select to_regclass('hpoctl_version') is not null",
-        Kind.MYSQL: "select count(*) from information_schema.tables where"
-        f" table_schema = database() and table_name = '{name}'",
-        Kind.SQLITE: f"select count(*) from sqlite_master where name = '{name}'",
-    }
-    if not database.ask((sources[tables.kind], ()))[0][0]:
+    if not database.run(tables.has_tables())[0][0]:
         return 1
-    found = database.ask(tables.version())
+    found = database.run(tables.version())
     return int(found[0][0]) if found else 1

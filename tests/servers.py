@@ -304,7 +304,7 @@ def postgresql_bin() -> Path | None:
     """Where the server's programs are: on PATH, or where Debian hides them; the newest."""
     found = shutil.which("initdb")
     if found is not None:
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     newest = sorted(versions, key=lambda path: int(path.parts[4]))
     return newest[-1].parent if newest else None

@@ -120,7 +120,7 @@ def _folders(environ: Mapping[str, str], root: Path) -> Iterator[Path]:
     on_path = shutil.which("initdb", path=environ.get("PATH", ""))
     conda = environ.get("CONDA_PREFIX")
     candidates = [
-        *([Path(on_path).resolve().parent] if on_path else []),
+        *([Path(on_path).resolve().parent, Path(on_path).parent] if on_path else []),
         *([Path(conda) / "bin"] if conda else []),
         Path(sys.prefix) / "bin",
     ]

@@ -362,14 +362,29 @@ def test_a_server_on_another_machine_is_left_alone(lab: Lab) -> None:
     assert lab.status()["state"] == "running"
 
 
+def test_data_on_a_local_disk_is_left_to_its_machine(lab: Lab) -> None:
+    lab("db", "up", lab.dir)
+    lab("db", "down", lab.dir)
+    disk, address = lab.home / "disk", lab.dir / "server.json"
+    lab.data.rename(disk)
+    lab.data.symlink_to(disk)
+    lab("db", "up", lab.dir)
+    assert lab.ask("select 1") == [(1,)]
+    lab("db", "down", lab.dir)
+    here = address.read_text()
+    address.write_text(json.dumps({**json.loads(here), "node": "login9"}))
+    disk.rename(lab.home / "not mounted here")
+    assert "its data is on a disk of login9" in lab.complaint("db", "up", lab.dir)
+    assert lab.status()["state"] == "elsewhere"
+
+
 def test_a_first_up_that_was_killed_is_made_good_by_the_next(lab: Lab) -> None:
     killed = lab.start("db", "up", lab.dir)
-    wait_for((lab.dir / "data.partial").exists, 30, "the data is being made")
+    wait_for(lambda: any(lab.dir.glob("data.partial.*/*")), 30, "the data is being made")
     killed.kill()
     killed.communicate()
     lab("db", "up", lab.dir)
     assert lab.ask("select 1") == [(1,)]
-    assert not (lab.dir / "data.partial").exists()
 
 
 def test_in_the_foreground_it_ends_with_its_command(lab: Lab) -> None:

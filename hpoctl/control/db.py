@@ -206,18 +206,29 @@ def _address(before: Address | None, request: DbRequest) -> Address:
 
 def _refuse_elsewhere(folder: Folder, address: Address) -> None:
     """Two servers on one folder would destroy its data, and only their own machines see them."""
-    if address.node != socket.gethostname() and process.noted(folder) is not None:
+    if not _is_elsewhere(folder, address):
+        return
+    if folder.data.is_symlink():
         raise StudyError(
-            f"{folder.path}: in use by a PostgreSQL on {address.node}: run 'hpoctl db down"
-            f" {folder.path}' there; if that machine is gone for good, 'rm"
-            f" {folder.data}/postmaster.pid'"
+            f"{folder.path}: its data is on a disk of {address.node}: run 'hpoctl db' there"
         )
+    raise StudyError(
+        f"{folder.path}: in use by a PostgreSQL on {address.node}: run 'hpoctl db down"
+        f" {folder.path}' there; if that machine is gone for good, 'rm"
+        f" {folder.data}/postmaster.pid'"
+    )
+
+
+def _is_elsewhere(folder: Folder, address: Address) -> bool:
+    """Whether another machine has the data in use, or on a disk of its own (by a link)."""
+    kept = process.noted(folder) is not None or folder.data.is_symlink()
+    return kept and address.node != socket.gethostname()
 
 
 def _look(folder: Folder) -> DbStatus:
     address = folder.address()
     pid, noted = process.running(folder), process.noted(folder)
-    if address.node != socket.gethostname() and noted is not None:
+    if _is_elsewhere(folder, address):
         state = State.ELSEWHERE
     elif pid is not None:
         state = State.RUNNING

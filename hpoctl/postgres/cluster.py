@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
+from pathlib import Path
 
 from hpoctl.errors import StudyError
 from hpoctl.postgres.folder import NAME, Folder
@@ -14,6 +16,7 @@ from hpoctl.postgres.programs import Programs, run
 from hpoctl.postgres.settings import ADMIN
 
 _CERTIFICATE_DAYS = "3650"
+_PARTIAL = "data.partial."  # each has its own: an initdb may outlive the 'up' that started it
 
 
 def major_of(folder: Folder) -> str | None:
@@ -26,6 +29,8 @@ def major_of(folder: Folder) -> str | None:
 
 def ensure(folder: Folder, programs: Programs) -> None:
     """Makes what is not there yet, while no server runs: data, password, certificate."""
+    for left in folder.path.glob(f"{_PARTIAL}*"):  # by an 'up' that was killed
+        shutil.rmtree(left, ignore_errors=True)
     fresh = not folder.data.exists()
     if fresh:
         _make_data(folder, programs)
@@ -36,8 +41,7 @@ def ensure(folder: Folder, programs: Programs) -> None:
 
 
 def _make_data(folder: Folder, programs: Programs) -> None:
-    partial = folder.data.with_name("data.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.path))
     programs.run(
         "initdb",
         *("--pgdata", partial),

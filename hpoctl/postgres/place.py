@@ -17,11 +17,11 @@ _PORTS = range(15_000, 32_000)  # above the well-known, below those that Linux g
 def notes(folder: Folder, address: Address) -> tuple[str, ...]:
     """What may turn out badly later, one line each."""
     found = []
-    kind = file_system(folder.path.resolve(), Path("/proc/mounts").read_text(encoding="utf-8"))
+    kind = file_system(folder.data.resolve(), Path("/proc/mounts").read_text(encoding="utf-8"))
     if kind in _SHARED:
         found.append(
-            f"{folder.path} is on {kind}: a disk of this machine's own is faster and safer,"
-            " if 'hpoctl db backup' writes to another"
+            f"{folder.data} is on {kind}: a disk of this machine is faster: 'hpoctl db down', move"
+            " it there, and leave a symbolic link to it"
         )
     if all(host.startswith("127.") or host == "::1" for host in _addresses(address)):
         found.append(

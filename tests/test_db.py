@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -279,6 +280,28 @@ def test_status_imports_nothing_heavy(served: Lab, tmp_path: Path) -> None:
         assert imported(desk, words) == []
 
 
+def test_it_is_reached_by_another_address_of_its_machine(lab: Lab) -> None:
+    address = _outward_address()
+    change = json.loads(lab("db", "up", lab.dir, "--host", address, "--json")[0])
+    assert not [note for note in change["notes"] if "--host" in note]
+    assert f"@{address}:" in lab.url
+    assert lab.ask("select host(inet_server_addr())") == [(address,)]
+    lab("db", "down", lab.dir)
+    lab("db", "up", lab.dir)
+    assert f"@{address}:" in lab.url
+
+
+def _outward_address() -> str:
+    """An address that other machines would see; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            absent("this machine has no network")
+        found: str = probe.getsockname()[0]
+        return found
+
+
 def test_a_second_up_changes_nothing(served: Lab) -> None:
     before, pid = served.url, served.pid
     assert served("db", "up", served.dir)[0].startswith("already running: ")
@@ -404,6 +427,24 @@ def test_in_the_foreground_the_end_of_the_server_is_an_error(lab: Lab) -> None:
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (4, f"{lab.dir / 'url'}\n")
     assert error == f"hpoctl: {lab.dir}: the server has ended: see {lab.dir / 'log'}\n"
+
+
+def test_workers_go_on_when_their_server_was_killed_and_is_up_again(lab: Lab) -> None:
+    line = lab("db", "up", lab.dir)[0].splitlines()[-1]
+    more = "mode: async\nobjective_args: {seconds: 0.4}\n"
+    slow = SWEEP.replace("trials: 4", "trials: 12") + more
+    (lab.home / "sweep.yaml").write_text(f"{slow}{line}\n")
+    lab("submit", "sweep.yaml")
+    wait_for(lambda: _complete(lab) >= 2, 60, "trials have ended")
+    os.kill(lab.pid, signal.SIGKILL)
+    wait_for(lambda: lab.status()["state"] == "crashed", 20, "it is seen as crashed")
+    lab("db", "up", lab.dir)
+    assert 2 <= _complete(lab) < 12
+    wait_for(lambda: _complete(lab) == 12, 120, "all trials have ended")
+
+
+def _complete(lab: Lab) -> int:
+    return int(lab.ask("select count(*) from trials where state = 'COMPLETE'")[0][0])
 
 
 # backup

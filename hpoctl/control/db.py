@@ -71,14 +71,19 @@ def up(request: DbRequest) -> DbChange:
     if os.geteuid() == 0:
         raise StudyError("PostgreSQL refuses root: run 'hpoctl db up' as an ordinary user")
     folder = _folder(request.folder)
+    if not folder.is_ours():
+        programs.find(os.environ, None)  # without them nothing is left behind
     folder.prepare()
-    with folder.locked():
-        before = folder.address() if folder.is_ours() else None
-        if before is not None:
-            _refuse_elsewhere(folder, before)
-        if before is not None and process.running(folder) is not None:
-            return _already_up(folder, before, request)
-        return _start(folder, _address(before, request))
+    try:
+        with folder.locked():
+            before = folder.address() if folder.is_ours() else None
+            if before is not None:
+                _refuse_elsewhere(folder, before)
+            if before is not None and process.running(folder) is not None:
+                return _already_up(folder, before, request)
+            return _start(folder, _address(before, request))
+    except OSError as wrong:  # a full disk, a quota
+        raise StudyError(f"{folder.path}: {wrong}") from wrong
 
 
 def _already_up(folder: Folder, before: Address, request: DbRequest) -> DbChange:

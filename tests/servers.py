@@ -69,7 +69,7 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Makes the cluster of databases and waits until it answers."""
-        bin_ = _postgresql_bin()
+        bin_ = postgresql_bin()
         if bin_ is None:
             absent("no PostgreSQL server: apt-get install postgresql")
         data, secret = self._folder / "data", self._folder / "password"
@@ -300,11 +300,11 @@ def _url(dialect: str, password: str, port: int, database: str) -> str:
     return f"{dialect}://hpo:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
 
 
-def _postgresql_bin() -> Path | None:
+def postgresql_bin() -> Path | None:
     """Where the server's programs are: on PATH, or where Debian hides them; the newest."""
     found = shutil.which("initdb")
     if found is not None:
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     newest = sorted(versions, key=lambda path: int(path.parts[4]))
     return newest[-1].parent if newest else None
@@ -314,6 +314,13 @@ def _as_postgres(*options: str) -> list[str]:
     if os.geteuid() != 0:
         return _bound_to_us(*options)
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *options]
+
+
+def as_ordinary_user() -> list[str]:
+    """A prefix for a program that refuses root; it still reads a Python that only root can."""
+    if os.geteuid() != 0:
+        return []
+    return _as_postgres("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
 
 
 def _bound_to_us(*options: str) -> list[str]:

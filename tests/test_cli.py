@@ -27,7 +27,8 @@ backend: local
 COMMANDS = (
     ["init"], ["check"], ["plan"], ["submit"], ["run"], ["workers"], ["workers", "add"],
     ["workers", "list"], ["workers", "drain"], ["status"], ["trials"], ["logs"], ["best"],
-    ["report"], ["cancel"], ["tell"],
+    ["report"], ["cancel"], ["tell"], ["db"], ["db", "up"], ["db", "status"], ["db", "url"],
+    ["db", "backup"], ["db", "down"],
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "peft", "optuna", "matplotlib", "submitit", "pandas")
 

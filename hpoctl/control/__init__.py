@@ -1,7 +1,8 @@
-"""The login node: one function a verb. Plans, writes, submits and returns; nothing stays running.
+"""The login node: one function a verb. Plans, writes, submits and returns.
 
-The functions return frozen values and print nothing. Optuna is imported only by the verbs that
-write to a study or need all its trials.
+Nothing stays running but a database that was asked for, see `db`. The functions return frozen
+values and print nothing. Optuna is imported only by the verbs that write to a study or need all
+its trials.
 """
 
 from hpoctl.control.attach import add_workers, cancel, drain_workers

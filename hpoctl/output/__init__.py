@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from hpoctl import config
 from hpoctl.control import Planned, Submitted
-from hpoctl.output import shapes, tables
+from hpoctl.control.db import DbChange, DbStatus, State
+from hpoctl.output import private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import nest
@@ -238,6 +239,47 @@ def show_paths(paths: Sequence[Path], form: Format) -> None:
         show_json([str(path) for path in paths])
     else:
         print("\n".join(str(path) for path in paths))
+
+
+def show_db_status(server: DbStatus, form: Format) -> None:
+    """`db status`."""
+    if form is Format.JSON:
+        show_json(private.status_shape(server))
+    elif form is Format.QUIET:
+        print(server.state)
+    else:
+        for head, text in private.status_rows(server):
+            print(f"{head:8}{text}")
+        alive = server.state in (State.RUNNING, State.ELSEWHERE)
+        suggest("submit SWEEP" if alive else f"db up {shell_word(str(server.folder))}")
+
+
+def show_db_change(change: DbChange, form: Format) -> None:
+    """`db up`, `db down`: what was done, and after `up` the line for a sweep file."""
+    up = change.server.state is State.RUNNING
+    if form is Format.JSON:
+        show_json(private.change_shape(change))
+    elif form is Format.QUIET:
+        print(change.server.url_file)
+    else:
+        print(private.change_line(change))
+        if up:
+            print(private.sweep_line(change.server))
+        for note in change.notes:
+            say(f"note: {note}")
+    sys.stdout.flush()  # `db up --foreground` stays
+
+
+def show_db_url(server: DbStatus, secret: str | None, form: Format) -> None:
+    """`db url`: without its password, unless it was asked for."""
+    if form is Format.JSON:
+        show_json({"url": secret or server.url, "url_file": str(server.url_file)})
+    elif form is Format.QUIET:
+        print(secret or server.url_file)
+    else:
+        print(secret or server.url)
+        if secret is None:
+            print(private.sweep_line(server))
 
 
 def _next(status: Status) -> str:

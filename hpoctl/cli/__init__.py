@@ -7,19 +7,19 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import click
 
 from hpoctl import control, output
+from hpoctl.cli.db import db
+from hpoctl.cli.options import Command, formatted
 from hpoctl.control import Request
 from hpoctl.errors import ConfigError, HpoctlError
 from hpoctl.output import Format
 from hpoctl.record import TrialState
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
 _WATCH_S = 5.0
 
@@ -54,19 +54,6 @@ def main() -> None:
 
 def _debugging() -> bool:
     return "--debug" in sys.argv or bool(os.environ.get("HPOCTL_DEBUG"))
-
-
-def formatted(command: Command) -> Command:
-    """Adds --json, --quiet and --debug; the command gets `form`."""
-    quiet = click.option("-q", "--quiet", "form", flag_value="quiet", help="Print ids only.")
-    as_json = click.option("--json", "form", flag_value="json", default="table", help="Print JSON.")
-    return quiet(as_json(_debug(command)))
-
-
-def _debug(command: Command) -> Command:
-    return click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors."
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -117,6 +104,8 @@ def swept(command: Command) -> Command:
 
 
 _KEYS = ("mode", "workers", "backend")
+
+cli.add_command(db)
 
 
 @cli.command()

@@ -31,7 +31,7 @@ Statement = tuple[str, Sequence[object]]
 """SQL with a `?` for each parameter, and the parameters. Its text holds no other `?` and no `%`."""
 
 PATIENCE_S = 300.0  # how long an outage may last before a worker gives up
-_LONGEST_PAUSE_S = 15.0
+LONGEST_PAUSE_S = 15.0
 
 
 class Database:
@@ -87,7 +87,7 @@ class Database:
                     raise named_error(self.location, wrong) from wrong
                 log.info("%s: %s: trying again", self.location, " ".join(str(wrong).split()))
                 time.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
                 action = again or action
             else:
                 self._answered = True

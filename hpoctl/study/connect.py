@@ -87,7 +87,8 @@ def is_transient(location: Location, wrong: Exception) -> bool:
         case _:
             import sqlite3
 
-            return isinstance(wrong, sqlite3.OperationalError) and "locked" in str(wrong)
+            passing = "locked" in str(wrong) or "disk is full" in str(wrong)
+            return isinstance(wrong, sqlite3.OperationalError) and passing
 
 
 # Too many connections, shutdown, lock wait, deadlock; cannot connect, gone away, lost, refused.

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,15 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from servers import absent, wait_for
+from servers import wait_for
 
 from hpoctl.errors import StudyError
 from hpoctl.study import store
 from hpoctl.study.journal import JournalFile, records
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.lock import FileLock
-
-from .conftest import MakeSweep
-from .journal_killing import append, appender, is_stopped, keys, send, stopping
+from study.conftest import MakeSweep
+from study.journal_killing import append, appender, is_stopped, keys, send, stopping
 
 KILL_POINTS = (
     "before the link",
@@ -262,21 +260,6 @@ def test_workers_of_optuna_and_ours_share_a_journal(path: Path) -> None:
     told = [process.communicate(timeout=60)[0].split() for process in running]
     assert sorted(keys(path)) == sorted(key for keys_told in told for key in keys_told)
     assert len(attrs(path)) == 160
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        absent(f"mounting a small disk needs root: {done.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_is_waited_for(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:

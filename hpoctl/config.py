@@ -62,6 +62,15 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Sweep:
         raise ConfigError(_locate(wrong, tree, name, overrides)) from wrong
 
 
+def complain(path: Path, overrides: Sequence[str], key: str, message: str) -> ConfigError:
+    """What is wrong with a key of a file that is valid by itself, with the key's line."""
+    tree = _read(path.read_text(encoding="utf-8"), str(path))
+    for override in overrides:
+        _override(tree, override)
+    wrong = _Complaint(tuple(key.split(".")), message)
+    return ConfigError(_locate(wrong, tree, str(path), overrides))
+
+
 def dump(tree: Mapping[str, object]) -> str:
     """A nested mapping as YAML 1.2 text, in its own order."""
     out = StringIO()

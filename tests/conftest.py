@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from servers import MariaDB, PostgreSQL, Slurm
+from servers import MariaDB, PostgreSQL, Slurm, absent
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -120,3 +120,18 @@ class Hpoctl:
 def hpoctl(tmp_path: Path) -> Hpoctl:
     """The command line, in a folder of the test's own."""
     return Hpoctl(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        absent(f"mounting a small disk needs root: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -38,3 +38,19 @@ def test_the_quick_store_benchmark_prints_every_figure(
     assert said["enqueue_10000_s"].keys() == {"postgresql", "mariadb"}
     assert {"ours_s", "ours_mib", "optuna_s"} <= said["status_100k"].keys()
     assert said["status_trials"] == 10_000
+
+
+def test_the_quick_journal_benchmark_prints_every_figure(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK.with_name("journal.py")), "--quick", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["wait_s"].keys() == {"ours SIGKILL"}
+    assert said["appends_per_s"].keys() == {"ours", "optuna"}
+    assert all(rate > 0 for rate in said["trials_per_s"].values())
+    assert list(tmp_path.iterdir()) == []

@@ -140,9 +140,8 @@ def test_a_sweep_that_slurm_refuses_leaves_nothing_behind(folder: Path) -> None:
     fake.chmod(0o755)
     os.environ["PATH"], path = f"{fake.parent}:{os.environ['PATH']}", os.environ["PATH"]
     try:
-        refused = hpoctl(
-            folder, "submit", "sweep.yaml", "--backend", "slurm", "--set", "storage.sqlite=study.db"
-        )
+        flags = ["--set", "storage.sqlite=study.db", "--set", "workers=1"]
+        refused = hpoctl(folder, "submit", "sweep.yaml", "--backend", "slurm", *flags)
     finally:
         os.environ["PATH"] = path
     assert refused.returncode == 3

@@ -6,10 +6,13 @@ import time
 from collections.abc import Sequence
 
 from hpoctl import config, spool, status
+from hpoctl.control import storage
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray
 from hpoctl.record import TrialState
+from hpoctl.study.location import Kind
+from hpoctl.sweep import Sweep
 
 _BETWEEN_LOOKS_S = 0.5
 
@@ -28,12 +31,24 @@ def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted
     sweep = config.load(run_dir.sweep_file, (*opened.run.overrides, *resources))
     attached = sum(s.array.startswith("attached-") for s in run_dir.submissions())
     array = JobArray(name=f"attached-{attached + 1}", tasks=tasks)
+    if opened.location.kind is Kind.SQLITE:
+        _refuse_second_node(opened, sweep, tasks, resources)
     script = opened.backend.script(array, sweep, run_dir)
     run_dir.script(array.name).write_text(script, encoding="utf-8")
     submissions = submit_arrays([array], sweep, run_dir, opened.run, resumed=False)
     return Submitted(
         study=opened.run.study, run_dir=run_dir.path, submissions=submissions, waiting=waiting
     )
+
+
+def _refuse_second_node(
+    opened: OpenRun, sweep: Sweep, workers: int, resources: Sequence[str]
+) -> None:
+    """Counts the workers that run with those that would be added. Raises ConfigError."""
+    live = sum(task.state in status.LIVE for task in opened.tasks())
+    overrides = (*opened.run.overrides, *resources)
+    file = opened.run_dir.sweep_file
+    storage.refuse_several_machines(sweep, opened.location, workers + live, file, overrides)
 
 
 def _return_lost(opened: OpenRun) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpoctl import config, modes, rundir
+from hpoctl.control import storage
 from hpoctl.control.opened import BACKENDS, Submitted, locate_study, submit_arrays
 from hpoctl.errors import ConfigError, HpoctlError, StudyError
 from hpoctl.plan import Plan, queue
@@ -48,14 +49,28 @@ def plan(request: Request) -> Planned:
     planned = modes.plan(sweep, backend.limits())
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
+    of_storage = _storage_notes(request, sweep, planned, run_dir)
     scripts = {array.name: backend.script(array, sweep, run_dir) for array in planned.arrays}
     return Planned(
         sweep=sweep,
         plan=planned,
         run_dir=run_dir,
         scripts=scripts,
-        notes=(*planned.notes, *_objective_notes(sweep)),
+        notes=(*planned.notes, *of_storage, *_objective_notes(sweep)),
     )
+
+
+def _storage_notes(
+    request: Request, sweep: Sweep, planned: Plan, run_dir: RunDir
+) -> tuple[str, ...]:
+    """The limits of the storage; nothing where only the environment of `submit` will name it."""
+    try:
+        location = locate_study(sweep, Path.cwd(), run_dir)
+    except StudyError:
+        return ()
+    workers = storage.at_once(planned.arrays)
+    storage.refuse_several_machines(sweep, location, workers, request.sweep_file, request.overrides)
+    return storage.notes(sweep, location, planned.arrays)
 
 
 def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
@@ -76,7 +91,9 @@ def compare(request: Request) -> dict[Mode, Plan | str]:
     plans: dict[Mode, Plan | str] = {}
     for mode, planner in modes.PLANNERS.items():
         try:
-            plans[mode] = planner(sweep, limits)
+            planned = planner(sweep, limits)
+            _storage_notes(request, sweep, planned, RunDir(Path.cwd()))
+            plans[mode] = planned
         except ConfigError as refused:
             plans[mode] = str(refused)
     return plans

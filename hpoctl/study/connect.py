@@ -90,7 +90,8 @@ def is_transient(location: Location, wrong: Exception) -> bool:
         case _:
             import sqlite3
 
-            return isinstance(wrong, sqlite3.OperationalError) and "locked" in str(wrong)
+            passing = "locked" in str(wrong) or "disk is full" in str(wrong)
+            return isinstance(wrong, sqlite3.OperationalError) and passing
 
 
 _FULL = ("too many clients", "remaining connection slots", "Too many connections")

@@ -31,7 +31,7 @@ Statement = tuple[str, Sequence[object]]
 """SQL with a `?` for each parameter, and the parameters. Its text holds no other `?` and no `%`."""
 
 PATIENCE_S = 300.0  # how long an outage may last before a worker gives up
-_LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 5.0
 
 
 class Database:
@@ -105,7 +105,7 @@ class Database:
                     log.info("%s: trying again for %.0f s", error, patience - time.monotonic())
                     said = str(error)
                 time.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
                 action = again or action
             else:
                 self._answered = True

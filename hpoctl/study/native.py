@@ -12,12 +12,14 @@ from dataclasses import asdict, replace
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 
+from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import engine_options, engine_url
+from hpoctl.study.journal import JournalFile
 from hpoctl.study.location import Location
 from hpoctl.study.protocol import (
     DRAIN_KEY,
@@ -304,10 +306,18 @@ class NativeStore:
             self._storage.set_trial_user_attr(claim.trial_id, key, value)
 
 
+class _Journal(JournalFile, BaseJournalBackend):
+    """Our file behind Optuna's storage."""
+
+
 def open_journal(location: Location) -> BaseStorage:
-    """The journal, made if it is not there."""
-    location.path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(location.path)))
+    """The journal, made if it is not there. Raises StudyError."""
+    try:
+        location.path.parent.mkdir(parents=True, exist_ok=True)
+        location.path.touch()
+    except OSError as wrong:
+        raise StudyError(f"{location}: {wrong.strerror}") from wrong
+    return JournalStorage(_Journal(location.path))
 
 
 def open_tables(location: Location, *, new: bool) -> BaseStorage:

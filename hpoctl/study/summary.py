@@ -17,6 +17,7 @@ from typing import Any
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.space import Params, Value
+from hpoctl.study import journal
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.rows import Questions
@@ -176,11 +177,7 @@ class _Trial:
 
 def _summarize_journal(location: Location, study: str) -> Summary:
     """Replays Optuna's journal: one JSON object a line, see optuna.storages.journal."""
-    try:
-        lines = location.path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError as wrong:
-        raise StudyError(f"{location}: {wrong.strerror}") from wrong
-    logs = [json.loads(line) for line in lines if line.endswith("\n")]
+    logs = journal.records(location.path)
     found = _find_in_journal(logs, study)
     if found is None:
         raise StudyError(f"{location}: no study '{study}': was it deleted?")

@@ -15,6 +15,7 @@ from hpoctl.assets import read
 from integration.conftest import MakeSweep
 
 EVIL = 'it\'s "a" $(touch pwned) `touch pwned` ; touch pwned # %A \\ ü'
+ONE_NODE = {"time": "5m", "sbatch": ["--nodelist=n1"]}  # as SQLite wants it
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_a_name_is_never_run(make_sweep: MakeSweep, tmp_path: Path) -> None:
         trials_per_task=2,
         workers=2,
         budget={"trials": 4},
-        resources={"time": "5m", "setup": ["export GREETING='a b'"]},
+        resources={**ONE_NODE, "setup": ["export GREETING='a b'"]},
     )
     ids = sweep.submit()
     sweep.await_finished(4)
@@ -50,7 +51,9 @@ def test_a_name_is_never_run(make_sweep: MakeSweep, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["slurm", "local"])
 def test_a_dry_run_prints_what_is_submitted(make_sweep: MakeSweep, backend: str) -> None:
-    sweep = make_sweep("sqlite", backend=backend, study=EVIL, mode="async", workers=2)
+    sweep = make_sweep(
+        "sqlite", backend=backend, study=EVIL, mode="async", workers=2, resources=ONE_NODE
+    )
     script = sweep.ask("submit", "sweep.yaml", "--dry-run")
     assert not (sweep.hpoctl.folder / "runs").exists()
     assert not (sweep.hpoctl.folder / "study.sqlite").exists()
@@ -76,7 +79,7 @@ def test_a_dry_run_prints_what_is_submitted(make_sweep: MakeSweep, backend: str)
 def test_shellcheck_has_nothing_to_say(make_sweep: MakeSweep, tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:
         absent("no shellcheck: apt-get install shellcheck")
-    sweep = make_sweep("sqlite", study=EVIL, resources={"time": "5m", "setup": ["module load x"]})
+    sweep = make_sweep("sqlite", study=EVIL, resources={**ONE_NODE, "setup": ["module load x"]})
     script = tmp_path / "script.sh"
     script.write_text(sweep.ask("submit", "sweep.yaml", "--dry-run"))
     # SC2016 wonders whether the $( ) in our path, between single quotes, was meant to be run.

@@ -9,15 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hpoctl import control, output
-from hpoctl.control import Request
 from hpoctl.errors import ConfigError, HpoctlError
 from hpoctl.output import Format
 from hpoctl.record import TrialState
+
+if TYPE_CHECKING:
+    from hpoctl.control import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
@@ -89,7 +91,7 @@ def swept(command: Command) -> Command:
     ) -> Any:
         flags = [f"{key}={given.pop(key)}" for key in _KEYS if given.get(key) is not None]
         rest = {key: value for key, value in given.items() if key not in _KEYS}
-        request = Request(sweep_file=sweep, overrides=(*overrides, *flags), run_dir=run_dir)
+        request = control.Request(sweep_file=sweep, overrides=(*overrides, *flags), run_dir=run_dir)
         return command(request, **rest)
 
     decorators = (
@@ -247,9 +249,9 @@ def status(study: str, watch: bool, form: str) -> None:
 @formatted
 def trials(study: str, states: tuple[str, ...], form: str) -> None:
     """List the trials of STUDY."""
-    records, sweep = control.read_trials(study)
+    records, metrics = control.read_trials(study)
     kept = [record for record in records if not states or record.state in states]
-    output.show_trials(kept, sweep.metrics, Format(form))
+    output.show_trials(kept, metrics, Format(form))
 
 
 @cli.command()

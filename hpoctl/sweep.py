@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from hpoctl.space import SearchSpace
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -87,21 +87,6 @@ class _Values(BaseModel):
                         "unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint}
                     )
         return given
-
-
-class Mode(StrEnum):
-    """The shape of the plan."""
-
-    BATCH = "batch"
-    SEQUENTIAL = "sequential"
-    ASYNC = "async"
-
-
-class BackendName(StrEnum):
-    """The batch system that the plan is given to."""
-
-    SLURM = "slurm"
-    LOCAL = "local"
 
 
 class Metric(_Values):
@@ -291,6 +276,15 @@ class Sweep(_Values):
         for key, message in _contradictions(self):
             raise PydanticCustomError("contradiction", "{text}", {"key": key, "text": message})
         return self
+
+    @property
+    def gist(self) -> Gist:
+        """What a command needs that only reads the study."""
+        return Gist(
+            metrics=tuple(metric.name for metric in self.metrics),
+            gpu_hours=self.budget.gpu_hours,
+            storage=StorageKeys(**self.storage.model_dump()),
+        )
 
     @property
     def trials(self) -> int:

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpoctl.errors import StudyError
-from hpoctl.sweep import Storage
+from hpoctl.words import StorageKeys
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Storage
 
 
 class Kind(StrEnum):
@@ -54,7 +58,7 @@ _DRIVERS = {
 
 
 def locate(
-    storage: Storage, *, workdir: Path, journal: Path, environ: Mapping[str, str]
+    storage: Storage | StorageKeys, *, workdir: Path, journal: Path, environ: Mapping[str, str]
 ) -> Location:
     """The storage that a sweep names; `journal` where it names none. Raises StudyError."""
     if storage.sqlite is not None:

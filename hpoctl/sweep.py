@@ -6,7 +6,6 @@ the file and gives every complaint raised here its line.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -17,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from hpoctl.space import SearchSpace
-from hpoctl.words import BackendName, Gist, Mode, StorageKeys
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys, nearest
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -63,12 +62,6 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
 
 Positive = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[int, Field(strict=True, ge=0)]
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """A hint for a mistyped word: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
 class _Values(BaseModel):
@@ -144,10 +137,12 @@ def _without_password(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         raise PydanticCustomError("password", "is not a URL", {}) from None
-    secrets = {"password", "passwd", "sslpassword"}
+    secrets = {"password", "passwd", "sslpassword", "ssl_key_password"}
     if parts.password is not None or secrets & {name for name, _ in parse_qsl(parts.query)}:
         raise PydanticCustomError(
-            "password", "a password must not stand here: use url_env, url_file or ~/.pgpass", {}
+            "password",
+            "a password must not stand here: use url_env, url_file or ~/.pgpass",
+            {},
         )
     return url
 

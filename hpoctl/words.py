@@ -10,6 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for a mistyped word: the nearest known one, or all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
 class Mode(StrEnum):
     """The shape of the plan."""
 

@@ -17,10 +17,9 @@ from hpoctl.sweep import (
     Resources,
     Sweep,
     Tpe,
-    nearest,
     parse_duration,
 )
-from hpoctl.words import Mode
+from hpoctl.words import Mode, nearest
 
 SECONDS = st.integers(1, 100 * 24 * 3600)
 SPACE = SearchSpace({"a": Int(low=1, high=4)})

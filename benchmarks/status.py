@@ -91,9 +91,9 @@ def finish_journal(location: Location, sweep: Sweep) -> None:
     with location.path.open("a", encoding="utf-8") as lines:
         for number, point in enumerate(queue(sweep)):
             trial = {
-                "op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": None,
-                "datetime_complete": None, "value": None, "values": None, "state": 4,
-                "params": dict(point), "distributions": dict.fromkeys(point, distribution),
+                "op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": None, "state": 4,
+                "value": None, "values": None,
+                "distributions": dict.fromkeys(point, distribution), "params": dict(point),
                 "user_attrs": {}, "system_attrs": {}, "intermediate_values": {},
             }  # fmt: skip
             begun = {

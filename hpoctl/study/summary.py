@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
-from hpoctl.space import Params, Value
+from hpoctl.space import Value
+from hpoctl.study import journal
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
 
@@ -134,12 +133,7 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
         trial_id,
     )
     infinite = {"INF_POS": math.inf, "INF_NEG": -math.inf}
-    return TrialRecord(
-        number=number,
-        state=TrialState.COMPLETE,
-        values=(infinite.get(kind, value),),
-        params={name: _decode(internal, json.loads(text)) for name, internal, text in params},
-    )
+    return _record(number, infinite.get(kind, value), params)
 
 
 def _decode(internal: float, distribution: Mapping[str, Any]) -> Value:
@@ -163,88 +157,26 @@ def _all_states(counts: Mapping[TrialState, int]) -> dict[TrialState, int]:
     return {state: int(counts.get(state, 0)) for state in TrialState}
 
 
-@dataclass(slots=True)
-class _Trial:
-    number: int
-    state: str = "RUNNING"
-    values: tuple[float, ...] = ()
-    params: dict[str, Value] = field(default_factory=dict)
-
-
 def _summarize_journal(location: Location, study: str) -> Summary:
-    """Replays Optuna's journal: one JSON object a line, see optuna.storages.journal."""
     try:
-        lines = location.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = journal.replay(location.path, study)
     except OSError as wrong:
         raise StudyError(f"{location}: {wrong.strerror}") from wrong
-    logs = [json.loads(line) for line in lines if line.endswith("\n")]
-    found = _find_in_journal(logs, study)
     if found is None:
         raise StudyError(f"{location}: no study '{study}': was it deleted?")
-    study_id, directions = found
-    mine = [log for log in logs if log.get("study_id") == study_id]
-    trials = _replay(logs, study_id)
-    attrs: dict[str, Any] = {}
-    for log in mine:
-        attrs.update(log["system_attr"] if log["op_code"] == 3 else {})
+    attrs, best = found.system_attrs.items(), found.best
     return Summary(
-        counts=_all_states(Counter(_STATES[trial.state] for trial in trials)),
-        best=_best_in_journal(trials, directions),
-        workers=_workers(v for key, v in attrs.items() if key.startswith(_WORKER_KEY)),
+        counts=_all_states({_STATES[state]: count for state, count in found.counts.items()}),
+        best=None if best is None else _record(best.number, best.value, best.params),
+        workers=_workers(v for key, v in attrs if key.startswith(_WORKER_KEY)),
     )
 
 
-def _find_in_journal(
-    logs: Sequence[Mapping[str, Any]], study: str
-) -> tuple[int, Sequence[int]] | None:
-    """The id and directions of a study: ids count the studies ever made, deleted ones too."""
-    live: dict[str, tuple[int, Sequence[int]]] = {}
-    made = 0
-    for log in logs:
-        if log["op_code"] == 0 and log["study_name"] not in live:
-            live[log["study_name"]] = (made, log["directions"])
-            made += 1
-        elif log["op_code"] == 1:
-            live = {name: found for name, found in live.items() if found[0] != log["study_id"]}
-    return live.get(study)
-
-
-_JOURNAL_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
-
-
-def _replay(logs: Sequence[Mapping[str, Any]], study_id: int) -> list[_Trial]:
-    everyone: list[_Trial] = []
-    mine: list[_Trial] = []
-    for log in logs:
-        if log["op_code"] == 4:
-            trial = _Trial(number=len(mine), state=_JOURNAL_STATES[log.get("state", 0)])
-            for name, internal in log.get("params", {}).items():
-                trial.params[name] = _decode(internal, json.loads(log["distributions"][name]))
-            everyone.append(trial)
-            if log["study_id"] == study_id:
-                mine.append(trial)
-        elif log["op_code"] in (5, 6):
-            trial = everyone[log["trial_id"]]
-            if trial.state in ("COMPLETE", "PRUNED", "FAIL"):
-                continue  # Optuna refuses it too
-            if log["op_code"] == 5:
-                distribution = json.loads(log["distribution"])
-                internal = log["param_value_internal"]
-                trial.params[log["param_name"]] = _decode(internal, distribution)
-            else:
-                trial.state = _JOURNAL_STATES[log["state"]]
-                trial.values = tuple(log["values"] or ())
-    return mine
-
-
-def _best_in_journal(trials: Sequence[_Trial], directions: Sequence[int]) -> TrialRecord | None:
-    complete = [trial for trial in trials if trial.state == "COMPLETE" and trial.values]
-    if len(directions) != 1 or not complete:
-        return None
-    sign = 1 if directions[0] == 1 else -1
-    best = min(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-    return _as_record(best.number, best.values, best.params)
-
-
-def _as_record(number: int, values: tuple[float, ...], params: Params) -> TrialRecord:
-    return TrialRecord(number=number, state=TrialState.COMPLETE, values=values, params=params)
+def _record(number: int, value: float, params: Iterable[Sequence[Any]]) -> TrialRecord:
+    """A complete trial from what is stored of its parameters: name, number, distribution."""
+    return TrialRecord(
+        number=number,
+        state=TrialState.COMPLETE,
+        values=(value,),
+        params={name: _decode(internal, json.loads(text)) for name, internal, text in params},
+    )

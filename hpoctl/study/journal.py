@@ -16,11 +16,16 @@ from typing import Any
 
 _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _FINISHED = ("COMPLETE", "PRUNED", "FAIL")
-_OPERATION = re.compile(rb'\{"op_code":(\d+),')
-# The head of a line that makes a trial, as Optuna writes it: it is the longest kind of line.
+_OPERATIONS = {b'{"op_code":%d,' % code: code for code in range(10)}
+_HEAD = 13  # bytes of each of these
+# The heads of the lines that there are most of, as Optuna writes them; others are read as JSON.
 _MADE = re.compile(
     rb'\{"op_code":4,"worker_id":"[^"\\]*","study_id":(\d+),'
     rb'"datetime_start":(?:null|"[^"]*")(?:,"state":(\d))?[,}]'
+)
+_SET = re.compile(
+    rb'\{"op_code":6,"worker_id":"[^"\\]*","trial_id":(\d+),"state":(\d),'
+    rb'"values":(?:null|(\[[^][]*\]))[,}]'
 )
 
 
@@ -53,9 +58,9 @@ def replay(path: Path, study: str) -> Replay | None:
         study_id, directions = found
         mine = [(id_, trial) for id_, trial in enumerate(journal.trials) if trial.study == study_id]
         complete = [
-            (trial.values[0], number, id_)
+            (values[0], number, id_)
             for number, (id_, trial) in enumerate(mine)
-            if trial.state == "COMPLETE" and trial.values
+            if trial.state == "COMPLETE" and (values := json.loads(trial.values))
         ]
         best = None
         if complete and len(directions) == 1:
@@ -74,7 +79,7 @@ def replay(path: Path, study: str) -> Replay | None:
 class _Trial:
     study: int
     state: str
-    values: Sequence[float] = ()
+    values: bytes = b"null"  # JSON
 
 
 @dataclass(slots=True)
@@ -85,6 +90,7 @@ class _Journal:
     trials: list[_Trial] = field(default_factory=list)
     attrs: dict[int, dict[str, Any]] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)  # trials of studies that were gone, by line
+    _ids: set[int] = field(default_factory=set)  # of the studies that live
     _studies: int = 0
 
     def read(self, lines: Iterable[bytes]) -> None:
@@ -95,7 +101,7 @@ class _Journal:
                 case 0:
                     self._make_study(json.loads(line))
                 case 1:
-                    gone = json.loads(line)["study_id"]
+                    self._ids.discard(gone := json.loads(line)["study_id"])
                     self.live = {name: one for name, one in self.live.items() if one[0] != gone}
                 case 3:
                     log = json.loads(line)
@@ -104,15 +110,12 @@ class _Journal:
                     self._make_trial(line, made)
                     made += 1
                 case 6:
-                    log = json.loads(line)
-                    trial = self.trials[log["trial_id"]]
-                    if trial.state not in _FINISHED:  # Optuna refuses it too
-                        trial.state = _STATES[log["state"]]
-                        trial.values = tuple(log["values"] or ())
+                    self._set_state(line)
 
     def _make_study(self, log: Mapping[str, Any]) -> None:
         if log["study_name"] not in self.live:
             self.live[log["study_name"]] = (self._studies, log["directions"])
+            self._ids.add(self._studies)
             self._studies += 1
 
     def _make_trial(self, line: bytes, made: int) -> None:
@@ -122,18 +125,29 @@ class _Journal:
         else:
             log = json.loads(line)
             study, state = log["study_id"], log.get("state", 0)
-        if any(one[0] == study for one in self.live.values()):
+        if study in self._ids:
             self.trials.append(_Trial(study, _STATES[state]))
         else:
             self.skipped.add(made)
+
+    def _set_state(self, line: bytes) -> None:
+        head = _SET.match(line)
+        if head:
+            id_, state, values = int(head[1]), int(head[2]), head[3]
+        else:
+            log = json.loads(line)
+            id_, state, values = log["trial_id"], log["state"], json.dumps(log["values"]).encode()
+        trial = self.trials[id_]
+        if trial.state not in _FINISHED:  # Optuna refuses it too
+            trial.state, trial.values = _STATES[state], values or b"null"
 
 
 def _operation(line: bytes) -> int | None:
     """What kind of line it is; None for a torn one."""
     if not line.endswith(b"\n"):
         return None
-    found = _OPERATION.match(line)
-    return int(found[1]) if found else int(json.loads(line)["op_code"])
+    code = _OPERATIONS.get(line[:_HEAD])
+    return int(json.loads(line)["op_code"]) if code is None else code
 
 
 def _params(lines: Iterable[bytes], skipped: set[int], id_: int) -> list[tuple[str, float, str]]:

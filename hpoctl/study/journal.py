@@ -153,7 +153,7 @@ def _operation(line: bytes) -> int | None:
 def _params(lines: Iterable[bytes], skipped: set[int], id_: int) -> list[tuple[str, float, str]]:
     """The parameters of one trial: those that it was made with, then those that it was given."""
     found: dict[str, tuple[float, str]] = {}
-    made, trials, mark = 0, 0, b'"trial_id":%d,' % id_
+    made, trials, mine = 0, 0, re.compile(rb'"trial_id": ?%d[,}]' % id_)
     for line in lines:
         operation = _operation(line)
         if operation == 4:
@@ -164,7 +164,7 @@ def _params(lines: Iterable[bytes], skipped: set[int], id_: int) -> list[tuple[s
                     found = {name: (v, log["distributions"][name]) for name, v in given.items()}
                 trials += 1
             made += 1
-        elif operation in (5, 6) and mark in line:
+        elif operation in (5, 6) and mine.search(line):
             log = json.loads(line)
             if operation == 5:
                 found[log["param_name"]] = (log["param_value_internal"], log["distribution"])

@@ -33,7 +33,8 @@ from hpoctl.rundir import Run, RunDir
 from hpoctl.study import store
 from hpoctl.study.connect import connect, engine_url
 from hpoctl.study.location import Location, parse_url
-from hpoctl.sweep import BackendName, Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import BackendName, Mode
 
 _fork = multiprocessing.get_context("fork")
 REPORTS = 20

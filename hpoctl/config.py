@@ -18,7 +18,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from hpoctl.errors import ConfigError
 from hpoctl.space import Categorical, Distribution, Float, Int, SearchSpace
-from hpoctl.sweep import PARAMETER_NAME, Sweep, nearest
+from hpoctl.sweep import PARAMETER_NAME, Sweep
+from hpoctl.words import nearest
 
 Place = tuple[str | int, ...]
 

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+from typing import TYPE_CHECKING
 
 from hpoctl.errors import ConfigError
 from hpoctl.space import Params
-from hpoctl.sweep import Estimate, Grid, Manual, Mode, Sweep, Tpe
 from hpoctl.trial import derive_seed
+from hpoctl.words import Mode
+
+if TYPE_CHECKING:  # a command that only reads a study plans nothing
+    from hpoctl.sweep import Estimate, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class Plan:
 
 def queue(sweep: Sweep) -> Iterator[Params]:
     """The parameters of each trial in order; an empty one is filled by the sampler at its claim."""
+    from hpoctl.sweep import Grid, Manual, Tpe
+
     match sweep.sampler:
         case Grid():
             yield from sweep.search_space.grid()

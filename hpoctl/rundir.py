@@ -17,15 +17,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray
-from hpoctl.sweep import BackendName, Mode
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What `submit` decided, as kept in plan.json."""
+    """What `submit` decided, as kept in plan.json; no gist in one of an earlier release."""
 
     study: str
     mode: Mode
@@ -35,6 +36,7 @@ class Run:
     overrides: tuple[str, ...]
     workdir: Path
     created_at: float
+    gist: Gist | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,7 @@ class RunDir:
             overrides=tuple(given["overrides"]),
             workdir=Path(given["workdir"]),
             created_at=given["created_at"],
+            gist=_gist(given.get("gist")),
         )
 
     def note_cancel(self, at: float) -> None:
@@ -153,6 +156,16 @@ class RunDir:
             return ()
         lines = self.ledger.read_text(encoding="utf-8").splitlines()
         return tuple(s for line in lines if (s := _submission(line)) is not None)
+
+
+def _gist(given: Mapping[str, Any] | None) -> Gist | None:
+    if given is None:
+        return None
+    return Gist(
+        metrics=tuple(given["metrics"]),
+        gpu_hours=given["gpu_hours"],
+        storage=StorageKeys(**given["storage"]),
+    )
 
 
 def _submission(line: str) -> Submission | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from hpoctl.assets import read
 from hpoctl.plan import JobArray
 from hpoctl.rundir import RunDir
-from hpoctl.sweep import Sweep
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 
 def exports(array: JobArray, sweep: Sweep, run_dir: RunDir) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
 from hpoctl.rundir import Run
-from hpoctl.sweep import Sweep
+from hpoctl.words import Gist
 
 LIVE = (
     TaskState.PENDING,
@@ -48,7 +48,7 @@ class Status:
 
     run: Run
     run_dir: Path
-    sweep: Sweep
+    gist: Gist
     storage: str
     summary: Summary
     workers: tuple[WorkerStatus, ...]

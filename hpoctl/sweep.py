@@ -6,11 +6,9 @@ the file and gives every complaint raised here its line.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from hpoctl.space import SearchSpace
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys, nearest
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -65,12 +64,6 @@ Positive = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[int, Field(strict=True, ge=0)]
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """A hint for a mistyped word: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-
-
 class _Values(BaseModel):
     """Frozen, and refuses an unknown key with the nearest known one."""
 
@@ -87,21 +80,6 @@ class _Values(BaseModel):
                         "unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint}
                     )
         return given
-
-
-class Mode(StrEnum):
-    """The shape of the plan."""
-
-    BATCH = "batch"
-    SEQUENTIAL = "sequential"
-    ASYNC = "async"
-
-
-class BackendName(StrEnum):
-    """The batch system that the plan is given to."""
-
-    SLURM = "slurm"
-    LOCAL = "local"
 
 
 class Metric(_Values):
@@ -159,10 +137,12 @@ def _without_password(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         raise PydanticCustomError("password", "is not a URL", {}) from None
-    secrets = {"password", "passwd", "sslpassword"}
+    secrets = {"password", "passwd", "sslpassword", "ssl_key_password"}
     if parts.password is not None or secrets & {name for name, _ in parse_qsl(parts.query)}:
         raise PydanticCustomError(
-            "password", "a password must not stand here: use url_env, url_file or ~/.pgpass", {}
+            "password",
+            "a password must not stand here: use url_env, url_file or ~/.pgpass",
+            {},
         )
     return url
 
@@ -299,6 +279,15 @@ class Sweep(_Values):
         for key, message in _contradictions(self):
             raise PydanticCustomError("contradiction", "{text}", {"key": key, "text": message})
         return self
+
+    @property
+    def gist(self) -> Gist:
+        """What a command needs that only reads the study."""
+        return Gist(
+            metrics=tuple(metric.name for metric in self.metrics),
+            gpu_hours=self.budget.gpu_hours,
+            storage=StorageKeys(**self.storage.model_dump()),
+        )
 
     @property
     def trials(self) -> int:

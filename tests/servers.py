@@ -58,7 +58,12 @@ class Server(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class PostgreSQL:
-    """A PostgreSQL that writes to disk what it commits, open to one user with a password."""
+    """A PostgreSQL that writes to disk what it commits, open to one user with a password.
+
+    `tls` is a folder with server.crt and server.key: then it answers encrypted connections too.
+    """
+
+    tls: Path | None = None
 
     # Characters that a URL must write as %XX: a password has them sooner or later.
     password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
@@ -90,6 +95,8 @@ class PostgreSQL:
             "unix_socket_directories": str(self._folder),
             "max_connections": "200",
         }
+        if self.tls is not None:
+            settings |= {"ssl": "on", **_own_certificate(self.tls, data, "postgres")}
         flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._process = _start(
             [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags],
@@ -133,10 +140,12 @@ class PostgreSQL:
 class MariaDB:
     """A MariaDB that listens on 127.0.0.1, open to one user with a password.
 
-    `durable` writes to disk what it commits, as a server in earnest does.
+    `durable` writes to disk what it commits, as a server in earnest does. `tls` is a folder with
+    server.crt and server.key.
     """
 
     durable: bool = False
+    tls: Path | None = None
     password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
     port: int = 0
     _folder: Path = field(default_factory=lambda: _short_folder("hmy"))
@@ -177,6 +186,8 @@ class MariaDB:
                 "--skip-name-resolve",
                 f"--init-file={init}",
                 f"--innodb-flush-log-at-trx-commit={1 if self.durable else 2}",
+                *([f"--ssl-cert={self.tls}/server.crt"] if self.tls else []),
+                *([f"--ssl-key={self.tls}/server.key"] if self.tls else []),
             ],
             self._folder,
         )
@@ -275,6 +286,19 @@ class Slurm:
             for (job, _, index) in [id_.partition("_")]
             if index.isdigit()  # what waits behind a % is one line: 12_[4-7%4]
         ]
+
+
+def _own_certificate(tls: Path, folder: Path, user: str) -> dict[str, str]:
+    """Copies that belong to the server's user, as PostgreSQL wants its key."""
+    for name in ("server.crt", "server.key"):
+        copy = Path(shutil.copy(tls / name, folder / name))
+        copy.chmod(0o600)
+        if os.geteuid() == 0:
+            shutil.chown(copy, user)
+    return {
+        "ssl_cert_file": str(folder / "server.crt"),
+        "ssl_key_file": str(folder / "server.key"),
+    }
 
 
 def free_port() -> int:

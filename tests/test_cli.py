@@ -97,11 +97,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return made
 
 
-def imported(desk: Desk, words: Sequence[str]) -> list[str]:
+def imported(desk: Desk, words: Sequence[str], among: Sequence[str] = HEAVY) -> list[str]:
     """The heavy modules that a command has imported at its end."""
     program = (
         "import atexit, json, sys\n"
-        f"heavy = {HEAVY!r}\n"
+        f"heavy = {tuple(among)!r}\n"
         "show = lambda: open('../imported', 'w').write("
         "json.dumps([name for name in heavy if name in sys.modules]))\n"
         "atexit.register(show)\n"
@@ -159,6 +159,38 @@ def test_a_command_of_the_login_node_imports_nothing_heavy(
     finished: Desk, words: list[str]
 ) -> None:
     assert imported(finished, words) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["status"],
+        ["status", "--json"],
+        ["status", "my sweep", "-q"],
+        ["workers", "list"],
+        ["best", "--json"],
+        ["best", "--format", "flags"],
+        ["logs", "my sweep", "0"],
+        ["cancel", "my sweep"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_reads_a_study_does_not_read_the_sweep_file(
+    finished: Desk, words: list[str]
+) -> None:
+    assert imported(finished, words, among=("pydantic", "pydantic_core", "ruamel", "rich")) == []
+
+
+def test_a_plan_of_an_earlier_release_is_read_with_its_sweep_file(finished: Desk) -> None:
+    (plan,) = finished.folder.glob("runs/*/plan.json")
+    before = json.loads(finished.result("status", "--json"))
+    kept = plan.read_text()
+    try:
+        plan.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "gist"}))
+        assert json.loads(finished.result("status", "--json")) == before
+    finally:
+        plan.write_text(kept)
 
 
 # errors

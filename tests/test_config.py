@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from hpoctl import config
 from hpoctl.errors import ConfigError
 from hpoctl.space import Categorical, Float, Int
-from hpoctl.sweep import Asha, Gpus, Manual, Mode, Sweep, Tpe
+from hpoctl.sweep import Asha, Gpus, Manual, Sweep, Tpe
+from hpoctl.words import Mode
 
 BASE = """\
 study: s

@@ -9,7 +9,8 @@ import pytest
 from hpoctl.errors import ConfigError
 from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost, queue, trials_per_walltime
 from hpoctl.space import Categorical, Float, Int, SearchSpace
-from hpoctl.sweep import Estimate, Mode, Sweep
+from hpoctl.sweep import Estimate, Sweep
+from hpoctl.words import Mode
 
 SPACE = SearchSpace(
     {"opt": Categorical(choices=("adam", "sgd")), "r": Int(low=1, high=3, step=2)},

@@ -15,7 +15,7 @@ from hpoctl import rundir
 from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray
 from hpoctl.rundir import Run, RunDir, Submission, slug
-from hpoctl.sweep import BackendName, Mode
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 STUDIES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=200)
 FIRST = Submission(array="round-1", id="7", tasks=3, backend=BackendName.SLURM, at=1.5)
@@ -32,6 +32,7 @@ def make_run(study: str, workdir: Path) -> Run:
         overrides=("workers=2",),
         workdir=workdir,
         created_at=1.25,
+        gist=Gist(metrics=("b", "a"), gpu_hours=1.5, storage=StorageKeys(url_env="URL")),
     )
 
 

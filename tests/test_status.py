@@ -8,9 +8,8 @@ import pytest
 
 from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
 from hpoctl.rundir import Run
-from hpoctl.space import Int, SearchSpace
 from hpoctl.status import GpuHours, Status, WorkerStatus, eta_s, gpu_hours, join_workers
-from hpoctl.sweep import BackendName, Budget, Mode, Sweep
+from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 
 def worker(task: str, **known: object) -> WorkerRecord:
@@ -34,11 +33,10 @@ def status_of(*workers: WorkerStatus, counts: Summary | None = None) -> Status:
         study="s", mode=Mode.ASYNC, backend=BackendName.SLURM, trials=9, arrays=(),
         overrides=(), workdir=Path("/w"), created_at=0.0,
     )  # fmt: skip
-    space = SearchSpace({"a": Int(low=1, high=9)})
     return Status(
         run=run,
         run_dir=Path("/r"),
-        sweep=Sweep(study="s", objective="m:f", search_space=space, budget=Budget(trials=9)),
+        gist=Gist(metrics=("value",), gpu_hours=None, storage=StorageKeys()),
         storage="j",
         summary=counts or summary(),
         workers=workers,

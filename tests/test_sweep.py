@@ -14,13 +14,12 @@ from hpoctl.sweep import (
     PLACEHOLDER,
     Gpus,
     Grid,
-    Mode,
     Resources,
     Sweep,
     Tpe,
-    nearest,
     parse_duration,
 )
+from hpoctl.words import Mode, nearest
 
 SECONDS = st.integers(1, 100 * 24 * 3600)
 SPACE = SearchSpace({"a": Int(low=1, high=4)})

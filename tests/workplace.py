@@ -18,7 +18,8 @@ from hpoctl.study import store
 from hpoctl.study.location import Location, locate
 from hpoctl.study.store import Store
 from hpoctl.study.summary import summarize
-from hpoctl.sweep import BackendName, Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import BackendName, Mode
 
 
 def wait_until(true: Callable[[], object], seconds: float = 30) -> None:

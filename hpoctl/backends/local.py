@@ -14,12 +14,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpoctl.plan import JobArray, Limits
 from hpoctl.record import TaskRecord, TaskState
 from hpoctl.rundir import RunDir
 from hpoctl.script import body, exports
-from hpoctl.sweep import Sweep
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 _YEAR_MIN = 365 * 24 * 60  # submitit wants a timeout; a local worker has no walltime
 _POLL_S = 0.1

@@ -11,13 +11,16 @@ import subprocess
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray, Limits
 from hpoctl.record import TaskRecord, TaskState
 from hpoctl.rundir import RunDir, slug
 from hpoctl.script import body, exports
-from hpoctl.sweep import Sweep
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 _TIMEOUT_S = 60  # slurmctld answers late on a busy cluster, but a login node should not hang
 _LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none

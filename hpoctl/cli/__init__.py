@@ -8,17 +8,19 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from hpoctl import control, output
 from hpoctl.cli.db import db
 from hpoctl.cli.options import Command, formatted
-from hpoctl.control import Request
 from hpoctl.errors import ConfigError, HpoctlError
 from hpoctl.output import Format
 from hpoctl.record import TrialState
+
+if TYPE_CHECKING:
+    from hpoctl.control import Request
 
 PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
 _WATCH_S = 5.0
@@ -76,7 +78,7 @@ def swept(command: Command) -> Command:
     ) -> Any:
         flags = [f"{key}={given.pop(key)}" for key in _KEYS if given.get(key) is not None]
         rest = {key: value for key, value in given.items() if key not in _KEYS}
-        request = Request(sweep_file=sweep, overrides=(*overrides, *flags), run_dir=run_dir)
+        request = control.Request(sweep_file=sweep, overrides=(*overrides, *flags), run_dir=run_dir)
         return command(request, **rest)
 
     decorators = (
@@ -236,9 +238,9 @@ def status(study: str, watch: bool, form: str) -> None:
 @formatted
 def trials(study: str, states: tuple[str, ...], form: str) -> None:
     """List the trials of STUDY."""
-    records, sweep = control.read_trials(study)
+    records, metrics = control.read_trials(study)
     kept = [record for record in records if not states or record.state in states]
-    output.show_trials(kept, sweep.metrics, Format(form))
+    output.show_trials(kept, metrics, Format(form))
 
 
 @cli.command()

@@ -1,16 +1,39 @@
 """The login node: one function a verb. Plans, writes, submits and returns.
 
 Nothing stays running but a database that was asked for, see `db`. The functions return frozen
-values and print nothing. Optuna is imported only by the verbs that write to a study or need all
-its trials.
+values and print nothing. Each is loaded when it is called: a command that only reads a study loads
+neither the sweep file's reader nor Optuna.
 """
 
-from hpoctl.control.attach import add_workers, cancel, drain_workers
-from hpoctl.control.here import check_ended, run
-from hpoctl.control.opened import Submitted
-from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
-from hpoctl.control.starter import init
-from hpoctl.control.submit import Planned, Request, compare, plan, submit
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpoctl.control.attach import add_workers, cancel, drain_workers
+    from hpoctl.control.here import check_ended, run
+    from hpoctl.control.opened import Submitted
+    from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
+    from hpoctl.control.starter import init
+    from hpoctl.control.submission import Planned, Request, compare, plan, submit
+
+_HOMES = {
+    "attach": ("add_workers", "cancel", "drain_workers"),
+    "here": ("check_ended", "run"),
+    "opened": ("Submitted",),
+    "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
+    "starter": ("init",),
+    "submission": ("Planned", "Request", "compare", "plan", "submit"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
 
 __all__ = [
     "Planned",

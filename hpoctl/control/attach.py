@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hpoctl import config, spool, status
+from hpoctl import spool, status
 from hpoctl.control import storage
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
 from hpoctl.errors import BatchSystemError
@@ -28,6 +28,8 @@ def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted
     run_dir, tasks = opened.run_dir, min(workers, waiting)
     if not tasks:
         return Submitted(study=opened.run.study, run_dir=run_dir.path, submissions=(), waiting=0)
+    from hpoctl import config  # which is slow to load; cancel has no use for it
+
     sweep = config.load(run_dir.sweep_file, (*opened.run.overrides, *resources))
     attached = sum(s.array.startswith("attached-") for s in run_dir.submissions())
     array = JobArray(name=f"attached-{attached + 1}", tasks=tasks)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hpoctl.control.attach import cancel
 from hpoctl.control.opened import open_run
 from hpoctl.control.read import read_status, read_trials
-from hpoctl.control.submit import Request, submit
+from hpoctl.control.submission import Request, submit
 from hpoctl.errors import StudyError
 from hpoctl.record import TaskState, TrialState
 from hpoctl.status import Status

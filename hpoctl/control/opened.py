@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hpoctl import config, rundir
+from hpoctl import rundir
 from hpoctl.backends import local, slurm
 from hpoctl.plan import JobArray, Limits
 from hpoctl.record import Summary, TaskRecord
 from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.study.location import Location, locate
 from hpoctl.study.summary import UnknownSchema, summarize
-from hpoctl.sweep import BackendName, Sweep
+from hpoctl.words import BackendName, Gist
 
 if TYPE_CHECKING:
     from hpoctl.study.store import Store
+    from hpoctl.sweep import Sweep
 
 
 class Backend(Protocol):
@@ -54,8 +55,12 @@ class OpenRun:
 
     run_dir: RunDir
     run: Run
-    sweep: Sweep
+    gist: Gist
     location: Location
+
+    def sweep(self) -> Sweep:
+        """The whole sweep, which takes long to read."""
+        return _load(self.run_dir, self.run)
 
     def summary(self) -> Summary:
         """The study at a glance; through Optuna where its tables are not known."""
@@ -68,7 +73,7 @@ class OpenRun:
         """The study, open for writing."""
         from hpoctl.study import store
 
-        return store.open_(self.location, self.sweep)
+        return store.open_(self.location, self.sweep())
 
     @property
     def backend(self) -> Backend:
@@ -84,15 +89,20 @@ def open_run(study: str) -> OpenRun:
     """The run of a study: a name, a run directory, or `last`. Raises StudyError."""
     run_dir = rundir.find(study, os.environ)
     run = run_dir.run()
-    sweep = config.load(run_dir.sweep_file, run.overrides)
-    return OpenRun(
-        run_dir=run_dir, run=run, sweep=sweep, location=locate_study(sweep, run.workdir, run_dir)
-    )
+    gist = run.gist or _load(run_dir, run).gist
+    location = locate_study(gist, run.workdir, run_dir)
+    return OpenRun(run_dir=run_dir, run=run, gist=gist, location=location)
 
 
-def locate_study(sweep: Sweep, workdir: Path, run_dir: RunDir) -> Location:
+def _load(run_dir: RunDir, run: Run) -> Sweep:
+    from hpoctl import config
+
+    return config.load(run_dir.sweep_file, run.overrides)
+
+
+def locate_study(gist: Gist, workdir: Path, run_dir: RunDir) -> Location:
     """Where a sweep's study lives, by the environment of this process. Raises StudyError."""
-    return locate(sweep.storage, workdir=workdir, journal=run_dir.journal, environ=os.environ)
+    return locate(gist.storage, workdir=workdir, journal=run_dir.journal, environ=os.environ)
 
 
 def submit_arrays(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import BatchSystemError, StudyError
 from hpoctl.record import TaskRecord, TrialRecord
 from hpoctl.status import Status
-from hpoctl.sweep import Sweep
 
 if TYPE_CHECKING:
     from hpoctl.report import Report
@@ -29,7 +28,7 @@ def read_status(study: str) -> Status:
     return Status(
         run=opened.run,
         run_dir=opened.run_dir.path,
-        sweep=opened.sweep,
+        gist=opened.gist,
         storage=str(opened.location),
         summary=summary,
         workers=workers,
@@ -46,10 +45,10 @@ def _tasks(opened: OpenRun) -> tuple[TaskRecord, ...]:
         return ()
 
 
-def read_trials(study: str) -> tuple[list[TrialRecord], Sweep]:
-    """All trials of a study by number, and its sweep."""
+def read_trials(study: str) -> tuple[list[TrialRecord], Sequence[str]]:
+    """All trials of a study by number, and the names of its metrics."""
     opened = open_run(study)
-    return opened.store().records(), opened.sweep
+    return opened.store().records(), opened.gist.metrics
 
 
 def read_best(study: str) -> TrialRecord:
@@ -84,7 +83,7 @@ def write_report(study: str, out: Path | None) -> Report:
     opened = open_run(study)
     return report.write(
         opened.store().records(),
-        opened.sweep.metrics,
+        opened.sweep().metrics,
         report_dir=out or opened.run_dir.report,
         results_dir=out / "trial_results" if out else opened.run_dir.results,
         trials_dir=opened.run_dir.trials,

@@ -10,7 +10,8 @@ from pathlib import Path
 from hpoctl import config
 from hpoctl.plan import JobArray
 from hpoctl.study.location import Kind, Location
-from hpoctl.sweep import BackendName, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import BackendName
 
 JOURNAL_WORKERS = 32  # of measurement and limits: docs/how-to/storage.md
 JOURNAL_TRIALS = 10_000

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from hpoctl.modes import async_, batch, sequential
 from hpoctl.plan import Limits, Plan
-from hpoctl.sweep import Mode, Sweep, Tpe
+from hpoctl.sweep import Sweep, Tpe
+from hpoctl.words import Mode
 
 PLANNERS: dict[Mode, Callable[[Sweep, Limits], Plan]] = {
     Mode.BATCH: batch.plan,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from hpoctl.plan import JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
-from hpoctl.sweep import Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import Mode
 
 
 def plan(sweep: Sweep, limits: Limits) -> Plan:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
-from hpoctl.sweep import Mode, Sweep, Tpe
+from hpoctl.sweep import Sweep, Tpe
+from hpoctl.words import Mode
 
 
 def plan(sweep: Sweep, limits: Limits) -> Plan:

@@ -15,17 +15,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl import config
-from hpoctl.control import Planned, Submitted
 from hpoctl.control.db import DbChange, DbStatus, State
 from hpoctl.output import private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import nest
 from hpoctl.status import Status
-from hpoctl.sweep import Metric, Mode
+from hpoctl.words import Mode
 
 if TYPE_CHECKING:
+    from hpoctl.control import Planned, Submitted
     from hpoctl.report import Report
 
 
@@ -132,21 +131,22 @@ def show_status(status: Status, form: Format) -> None:
     elif form is Format.QUIET:
         print(f"{status.finished}/{sum(status.summary.counts.values())}")
     else:
-        tables.console().print(tables.status_view(status))
+        print(tables.status_text(status))
         suggest(_next(status))
 
 
 @contextmanager
 def live_status() -> Iterator[Callable[[Status], None]]:
     """A display that each call brings up to date; plain lines where there is no terminal."""
-    from rich.live import Live
-
-    console = tables.console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield _ProgressLines()
         return
+    from rich.live import Live
+    from rich.text import Text
+
+    console = tables.console(stderr=True)
     with Live(console=console, refresh_per_second=4) as live:
-        yield lambda status: live.update(tables.status_view(status))
+        yield lambda status: live.update(Text(tables.status_text(status)))
 
 
 class _ProgressLines:
@@ -169,10 +169,10 @@ def show_workers(status: Status, form: Format) -> None:
     elif form is Format.QUIET:
         print("\n".join(worker.task for worker in status.workers))
     else:
-        tables.console().print(tables.workers_table(status.workers))
+        print(tables.workers_text(status.workers))
 
 
-def show_trials(records: Sequence[TrialRecord], metrics: Sequence[Metric], form: Format) -> None:
+def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Format) -> None:
     """`trials`: one line a trial."""
     if form is Format.JSON:
         show_json([shapes.trial_shape(record) for record in records])
@@ -199,6 +199,8 @@ def show_best(best: TrialRecord, style: str, form: Format) -> None:
     elif style == "flags":
         print(shlex.join(f"--{name.split('.')[-1]}={v}" for name, v in best.params.items()))
     else:
+        from hpoctl import config
+
         print(config.dump(nest(best.params)), end="")
 
 

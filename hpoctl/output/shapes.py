@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from hpoctl.control import Submitted
+from typing import TYPE_CHECKING
+
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord
 from hpoctl.status import Status, WorkerStatus
+
+if TYPE_CHECKING:
+    from hpoctl.control import Submitted
 
 
 def status_shape(status: Status) -> dict[str, object]:
@@ -19,7 +23,7 @@ def status_shape(status: Status) -> dict[str, object]:
         "backend": status.run.backend,
         "storage": status.storage,
         "counts": {state.value: count for state, count in status.summary.counts.items()},
-        "budget": {"trials": status.run.trials, "gpu_hours": status.sweep.budget.gpu_hours},
+        "budget": {"trials": status.run.trials, "gpu_hours": status.gist.gpu_hours},
         "gpu_hours": {
             "allocated": hours.allocated,
             "training": hours.training,

@@ -11,13 +11,14 @@ from hpoctl.plan import Cost, JobArray, Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import SearchSpace
 from hpoctl.status import Status, WorkerStatus
-from hpoctl.sweep import Metric, Mode
+from hpoctl.words import Mode
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.table import Table
 
 _WIDTH_OF_A_FILE = 10_000
+_BAR = 40  # characters
 
 
 def space_table(space: SearchSpace) -> Table:
@@ -46,10 +47,10 @@ def _expected(cost: Cost) -> tuple[str, str, str]:
     return duration(cost.makespan), gpu_hours, f"{cost.startup_share:.0%}"
 
 
-def trials_table(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> Table:
+def trials_table(records: Sequence[TrialRecord], metrics: Sequence[str]) -> Table:
     """One line a trial."""
     names = list(dict.fromkeys(name for record in records for name in record.params))
-    columns = (*(metric.name for metric in metrics), "time", *_heads(names), "error")
+    columns = (*metrics, "time", *_heads(names), "error")
     table = _table("trial", "state", *columns)
     for record in records:
         values = record.values or (None,) * len(metrics)
@@ -65,29 +66,28 @@ def trials_table(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> T
     return table
 
 
-def status_view(status: Status) -> RenderableType:
-    """A study at a glance, its workers below it."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    table = Table.grid("", "", padding=(0, 2))
-    table.add_row("study", f"{status.run.study} (mode {status.run.mode}, on {status.run.backend})")
-    table.add_row("storage", status.storage)
-    total = sum(status.summary.counts.values())
-    table.add_row("", ProgressBar(total=total, completed=status.finished, width=40))
-    table.add_row("trials", counts(status))
-    table.add_row("best", best_line(status))
+def status_text(status: Status) -> str:
+    """A study at a glance, its workers below it; by hand, as rich is slow to load."""
+    done = round(_BAR * status.finished / max(1, sum(status.summary.counts.values())))
+    rows = [
+        ("study", f"{status.run.study} (mode {status.run.mode}, on {status.run.backend})"),
+        ("storage", status.storage),
+        ("", f"[{'#' * done:.<{_BAR}}]"),
+        ("trials", counts(status)),
+        ("best", best_line(status)),
+    ]
     hours = status.gpu_hours
     if hours.allocated:
         parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup"
-        table.add_row("GPU-hours", f"{hours.allocated:.3g} allocated, {parts}")
+        rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated, {parts}"))
     if status.lost:
         attach = f"hpoctl workers add {shlex.quote(status.run.study)} -n {status.lost}"
-        table.add_row("lost", f"{status.lost} trials have no worker: '{attach}' queues them again")
+        lost = f"{status.lost} trials have no worker: '{attach}' queues them again"
+        rows.append(("lost", lost))
     if status.eta_s:
-        table.add_row("left", f"about {duration(timedelta(seconds=status.eta_s))}")
-    return Group(table, *([workers_table(status.workers)] if status.workers else []))
+        rows.append(("left", f"about {duration(timedelta(seconds=status.eta_s))}"))
+    workers = ["", workers_text(status.workers)] if status.workers else []
+    return "\n".join([_aligned(rows), *workers])
 
 
 def counts(status: Status) -> str:
@@ -102,18 +102,17 @@ def best_line(status: Status) -> str:
     """The best trial so far."""
     best = status.summary.best
     if best is None or best.values is None:
-        return "none yet" if len(status.sweep.metrics) == 1 else "several metrics: see the report"
+        return "none yet" if len(status.gist.metrics) == 1 else "several metrics: see the report"
     values = best.params.values()
     pairs = zip(_heads(list(best.params)), values, strict=True)
     params = ", ".join(f"{name} {_short(value)}" for name, value in pairs)
-    return f"{status.sweep.metrics[0].name} {best.values[0]:.6g} in trial {best.number}: {params}"
+    return f"{status.gist.metrics[0]} {best.values[0]:.6g} in trial {best.number}: {params}"
 
 
-def workers_table(workers: Sequence[WorkerStatus]) -> Table:
+def workers_text(workers: Sequence[WorkerStatus]) -> str:
     """One line a worker."""
-    table = _table("worker", "state", "node", "trial", "done", "reason")
-    for worker in workers:
-        table.add_row(
+    rows = [
+        (
             worker.task,
             worker.state,
             worker.node or "",
@@ -121,7 +120,16 @@ def workers_table(workers: Sequence[WorkerStatus]) -> Table:
             str(worker.trials),
             worker.reason or "",
         )
-    return table
+        for worker in workers
+    ]
+    return _aligned([("worker", "state", "node", "trial", "done", "reason"), *rows])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def array_line(array: JobArray) -> str:

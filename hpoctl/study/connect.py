@@ -5,11 +5,14 @@ A driver is loaded when it is first needed: the login node has use for one of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
 from hpoctl.errors import StudyError
+from hpoctl.study import parameters, secret_files
 from hpoctl.study.location import Kind, Location
 
 Rows = Sequence[Sequence[Any]]
@@ -42,9 +45,11 @@ def connect(location: Location, *, writing: bool = False) -> Connection:
             case Kind.SQLITE:
                 return _sqlite(location, "rw" if writing else "ro")
             case Kind.POSTGRESQL:
-                return _postgresql(location)
+                connection = _postgresql(location)
+                connection.autocommit = True
+                return cast(Connection, connection)
             case _:
-                return _mysql(location, writing=writing)
+                return cast(Connection, _mysql(location, _flags(writing=writing)))
     except ModuleNotFoundError as wrong:
         raise missing_driver(location, wrong) from wrong
 
@@ -111,15 +116,25 @@ def file_descriptor(connection: Connection) -> int | None:
 
 
 def engine_options(location: Location) -> dict[str, object]:
-    """How SQLAlchemy connects: holds no connection; SQLite waits for its lock."""
+    """How SQLAlchemy connects: as hpoctl does, and holds no connection; SQLite waits for its lock.
+
+    Its own reading of the URL would know neither ~/.my.cnf nor our words for TLS.
+    """
     from sqlalchemy.pool import NullPool
 
     options: dict[str, object] = {"poolclass": NullPool}
-    if location.kind is Kind.SQLITE:
-        options["connect_args"] = {"timeout": 60}
-    if location.kind is Kind.MYSQL:  # its default locks the gaps between rows: claims deadlock
-        options["isolation_level"] = "READ COMMITTED"
+    match location.kind:
+        case Kind.SQLITE:
+            options["connect_args"] = {"timeout": 60}
+        case Kind.POSTGRESQL:
+            options["creator"] = lambda: _postgresql(location)
+        case _:  # its default isolation locks the gaps between rows: claims deadlock
+            options["isolation_level"] = "READ COMMITTED"
+            options["creator"] = lambda: _mysql(location, {"client_flag": _FOUND_ROWS})
     return options
+
+
+_FOUND_ROWS = 2  # CLIENT.FOUND_ROWS, with which SQLAlchemy counts the rows of an update
 
 
 def engine_url(location: Location) -> str:
@@ -136,34 +151,82 @@ def _sqlite(location: Location, mode: str) -> Connection:
     return sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)
 
 
-def _postgresql(location: Location) -> Connection:
+def _postgresql(location: Location) -> Any:
     import psycopg2
 
     scheme, _, rest = location.url.partition("://")
-    connection = psycopg2.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=10)
-    connection.autocommit = True
-    return connection
+    url = urlsplit(location.url)
+    if url.password is None and "PGPASSWORD" not in os.environ:
+        query = parameters.read(url.query, parameters.POSTGRESQL, location)
+        secret_files.check_pgpass(str(query.get("passfile", "")), os.environ)
+    return psycopg2.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=10)
 
 
-def _mysql(location: Location, *, writing: bool) -> Connection:
-    import pymysql
+def _flags(*, writing: bool) -> dict[str, Any]:
     from pymysql.constants import CLIENT
 
-    url = urlsplit(location.url)
-    options: dict[str, Any] = dict(parse_qsl(url.query))
-    if url.username:
-        options["user"] = unquote(url.username)
-    if url.password:
-        options["password"] = unquote(url.password)
+    flags: dict[str, Any] = {"autocommit": True}
     if writing:
-        options["client_flag"] = CLIENT.MULTI_STATEMENTS
-        options["init_command"] = "set session transaction isolation level read committed"
-    connection: Connection = pymysql.connect(
+        flags["client_flag"] = CLIENT.MULTI_STATEMENTS
+        flags["init_command"] = "set session transaction isolation level read committed"
+    return flags
+
+
+def _mysql(location: Location, flags: Mapping[str, Any]) -> Any:
+    import pymysql
+
+    url = urlsplit(location.url)
+    given = dict(parameters.read(url.query, parameters.MYSQL, location))
+    own = secret_files.read_my_cnf()
+    tls = {key: given.pop(key) for key in [*given] if key.startswith("ssl_")}
+    user = unquote(url.username) if url.username else own.get("user")
+    password = unquote(url.password) if url.password else own.get("password", "")
+    return pymysql.connect(
+        **{"connect_timeout": 10, **given, **flags},
         host=url.hostname,
         port=url.port or 3306,
         database=url.path.removeprefix("/"),
-        connect_timeout=10,
-        autocommit=True,
-        **options,
+        user=user,
+        password=password.encode(),  # PyMySQL itself would write it in Latin-1
+        ssl=_tls(location, {**_tls_of(own), **tls}),
+        ssl_disabled=bool(tls.get("ssl_disabled")),
     )
-    return connection
+
+
+def _tls_of(own: Mapping[str, str]) -> dict[str, str | bool]:
+    """~/.my.cnf's words for TLS as the URL's."""
+    found: dict[str, str | bool] = {
+        f"ssl_{part}": own[f"ssl-{part}"] for part in ("ca", "cert", "key") if f"ssl-{part}" in own
+    }
+    if "ssl-verify-server-cert" in own:
+        checked = own["ssl-verify-server-cert"].lower() in ("1", "on", "true", "yes")
+        found |= {"ssl_verify_cert": checked, "ssl_verify_identity": checked}
+    return found
+
+
+def _tls(location: Location, given: Mapping[str, Any]) -> Any:
+    """The context of a TLS connection; None leaves it to PyMySQL, which encrypts if the server can.
+
+    A CA that is named is used: the certificate and the host's name are checked by it, unless they
+    are said not to. PyMySQL by itself would take any certificate.
+    """
+    if not given or given.get("ssl_disabled"):
+        return None
+    import ssl
+
+    files = {key: Path(given[key]).expanduser() for key in _TLS_FILES if key in given}
+    for key, path in files.items():
+        if not path.is_file():
+            raise StudyError(f"{location}: {key}: {path}: no such file")
+    checked = given.get("ssl_verify_cert", "ssl_ca" in files)
+    context = ssl.create_default_context(cafile=files.get("ssl_ca"))
+    context.check_hostname = given.get("ssl_verify_identity", checked)
+    required = checked or context.check_hostname
+    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_NONE
+    if "ssl_cert" in files:  # without a password it would ask at the terminal
+        password = given.get("ssl_key_password", "")
+        context.load_cert_chain(files["ssl_cert"], files.get("ssl_key"), password=password)
+    return context
+
+
+_TLS_FILES = ("ssl_ca", "ssl_cert", "ssl_key")

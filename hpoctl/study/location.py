@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpoctl.errors import StudyError
-from hpoctl.sweep import Storage
+from hpoctl.study import parameters
+from hpoctl.study.secret_files import read_url_file
+from hpoctl.words import StorageKeys
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Storage
 
 
 class Kind(StrEnum):
@@ -39,7 +45,7 @@ class Location:
 
 # Characters of a password that are not written as %XX would end it early: the rest is then taken,
 # and shown, as a host or a database.
-_WORD = r"(?:[^@/?#:%\s]|%[0-9A-Fa-f]{2})*"
+_WORD = r"(?:[^@/?#:%\[\]\s]|%(?!00)[0-9A-Fa-f]{2})*"
 _URL = re.compile(
     rf"[a-z0-9+]+://(?:(?P<user>{_WORD})(?::(?P<password>(?:{_WORD}:)*{_WORD}))?@)?"
     r"(?P<host>[^@/?#\s]*)(?P<database>/[^@?#\s]*)?(?:\?[^@#\s]*)?"
@@ -54,7 +60,7 @@ _DRIVERS = {
 
 
 def locate(
-    storage: Storage, *, workdir: Path, journal: Path, environ: Mapping[str, str]
+    storage: Storage | StorageKeys, *, workdir: Path, journal: Path, environ: Mapping[str, str]
 ) -> Location:
     """The storage that a sweep names; `journal` where it names none. Raises StudyError."""
     if storage.sqlite is not None:
@@ -69,7 +75,7 @@ def locate(
             )
         return parse_url(environ[storage.url_env], storage.url_env)
     if storage.url_file is not None:
-        return parse_url(_read_secret(_below(workdir, storage.url_file)), storage.url_file)
+        return parse_url(read_url_file(_below(workdir, storage.url_file)), storage.url_file)
     if storage.url is not None:
         return parse_url(storage.url, "storage.url")
     return Location(kind=Kind.JOURNAL, url=str(journal))
@@ -92,10 +98,12 @@ def parse_url(url: str, origin: str) -> Location:
         )
     if not _URL.fullmatch(url.strip()):
         raise StudyError(
-            f"{origin}: cannot be read as a URL: in a password, write each of @ / ? # % and space"
-            " as %40 %2F %3F %23 %25 %20"
+            f"{origin}: cannot be read as a URL: in a password, write each of"
+            " @ / ? # % [ ] and space as %40 %2F %3F %23 %25 %5B %5D %20"
         )
     kind, driver = _DRIVERS[dialect]
+    known = parameters.POSTGRESQL if kind is Kind.POSTGRESQL else parameters.MYSQL
+    parameters.read(rest.partition("?")[2], known, origin)
     return Location(kind=kind, url=f"{driver}://{rest}")
 
 
@@ -110,14 +118,3 @@ def redact(url: str) -> str:
     user = (parts["user"] or "") + (":***" if parts["password"] is not None else "")
     at = "@" if user else ""
     return f"{scheme}://{user}{at}{parts['host']}{parts['database'] or ''}"
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8")
-    except OSError as wrong:
-        raise StudyError(f"storage.url_file: {path}: {wrong.strerror}") from wrong
-    if mode & 0o077:
-        raise StudyError(f"storage.url_file: {path} can be read by others: chmod 600 {path}")
-    return text

@@ -11,7 +11,8 @@ import pytest
 
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import Int, SearchSpace
-from hpoctl.sweep import BackendName, Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import BackendName, Mode
 
 
 class FakeProgram(Protocol):

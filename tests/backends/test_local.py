@@ -17,7 +17,7 @@ from hpoctl.backends import local
 from hpoctl.plan import JobArray, Limits
 from hpoctl.record import TaskState
 from hpoctl.rundir import RunDir, Submission
-from hpoctl.sweep import BackendName
+from hpoctl.words import BackendName
 
 from .conftest import make_sweep
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hpoctl import modes
 from hpoctl.plan import Limits
 from hpoctl.space import Int, SearchSpace
-from hpoctl.sweep import Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import Mode
 
 COUNTS = st.integers(1, 300)
 

@@ -24,6 +24,7 @@ from hpoctl.study import store
 from hpoctl.study.journal import JournalFile, records
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.lock import FileLock
+from study.claimers import make_worker
 from study.conftest import MakeSweep
 from study.journal_killing import append, appender, is_stopped, keys, send, stopping
 
@@ -95,7 +96,7 @@ def test_a_study_with_a_torn_line_is_worked_off(tmp_path: Path, make_sweep: Make
     with place.path.open("ab") as file:
         file.write(b'{"op_code":5,"worker_id":"ab')
     taken = []
-    while claim := study.claim({"task": "1_0"}):
+    while claim := study.claim(make_worker("1_0")):
         study.complete(claim, [1.0], {})
         taken.append(claim.number)
     assert taken == [*range(12)]

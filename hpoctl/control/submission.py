@@ -16,7 +16,8 @@ from hpoctl.errors import ConfigError, HpoctlError, StudyError
 from hpoctl.plan import Plan, queue
 from hpoctl.rundir import Run, RunDir
 from hpoctl.study.location import Location
-from hpoctl.sweep import Mode, Sweep
+from hpoctl.sweep import Sweep
+from hpoctl.words import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def _storage_notes(
 ) -> tuple[str, ...]:
     """The limits of the storage; nothing where only the environment of `submit` will name it."""
     try:
-        location = locate_study(sweep, Path.cwd(), run_dir)
+        location = locate_study(sweep.gist, Path.cwd(), run_dir)
     except StudyError:
         return ()
     workers = storage.at_once(planned.arrays)
@@ -117,12 +118,13 @@ def submit(request: Request) -> Submitted:
         overrides=request.overrides,
         workdir=Path.cwd(),
         created_at=time.time(),
+        gist=sweep.gist,
     )
     _make_way(run_dir, text, run)
     from hpoctl.study import store
 
     resumed = run_dir.plan_file.exists()
-    location = locate_study(sweep, run.workdir, run_dir)
+    location = locate_study(sweep.gist, run.workdir, run_dir)
     store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
     try:
         run_dir.create(text, run)
@@ -153,8 +155,8 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     if same and accepted < {array.name for array in run.arrays}:
         return
     if not accepted and before.study == run.study:
-        sweep = config.load(run_dir.sweep_file, before.overrides)
-        _abandon(run_dir, locate_study(sweep, before.workdir, run_dir), before.study)
+        gist = before.gist or config.load(run_dir.sweep_file, before.overrides).gist
+        _abandon(run_dir, locate_study(gist, before.workdir, run_dir), before.study)
         return
     raise StudyError(
         f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"

@@ -1,0 +1,56 @@
+"""Words that the sweep file, plan.json and every command share; loads nothing, so all may read it.
+
+Their checks stand in `sweep`, which loads pydantic; a command that only reads a study has no use
+for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for a mistyped word: the nearest known one, or all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+class Mode(StrEnum):
+    """The shape of the plan."""
+
+    BATCH = "batch"
+    SEQUENTIAL = "sequential"
+    ASYNC = "async"
+
+
+class BackendName(StrEnum):
+    """The batch system that the plan is given to."""
+
+    SLURM = "slurm"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageKeys:
+    """The key of `storage` that a sweep gave, if any; never a password."""
+
+    url: str | None = None
+    url_env: str | None = None
+    url_file: str | None = None
+    sqlite: str | None = None
+    journal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gist:
+    """What of a sweep a command needs that only reads: kept in plan.json, as YAML is slow to read.
+
+    `metrics` are their names, the first one first; `gpu_hours` is the budget of them.
+    """
+
+    metrics: tuple[str, ...]
+    gpu_hours: float | None
+    storage: StorageKeys

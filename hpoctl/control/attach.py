@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hpoctl import spool, status
+from hpoctl import status
 from hpoctl.control import storage
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
 from hpoctl.errors import BatchSystemError
@@ -66,6 +66,8 @@ def _return_lost(opened: OpenRun) -> None:
             return
         live |= {task.task for task in tasks if task.state in status.LIVE}
     cancelled_at = opened.run_dir.cancelled_at()
+    from hpoctl import spool
+
     store = opened.store()
     spool.deliver(opened.run_dir, store)
     store.return_lost(lambda worker: worker.task not in live, cancelled_at=cancelled_at)

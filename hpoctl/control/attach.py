@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hpoctl import status
-from hpoctl.control import storage
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray
 from hpoctl.record import TrialState
 from hpoctl.study.location import Kind
-from hpoctl.sweep import Sweep
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 _BETWEEN_LOOKS_S = 0.5
 
@@ -47,6 +49,8 @@ def _refuse_second_node(
     opened: OpenRun, sweep: Sweep, workers: int, resources: Sequence[str]
 ) -> None:
     """Counts the workers that run with those that would be added. Raises ConfigError."""
+    from hpoctl.control import storage  # with the sweep file's reader
+
     live = sum(task.state in status.LIVE for task in opened.tasks())
     overrides = (*opened.run.overrides, *resources)
     file = opened.run_dir.sweep_file

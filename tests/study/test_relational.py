@@ -9,11 +9,16 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from hpoctl.errors import StudyError
 from hpoctl.plan import queue
 from hpoctl.study import store, translate
 from hpoctl.study.connect import engine_url
+from hpoctl.study.database import Database
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.protocol import Claim, Store
+from hpoctl.study.rows import Parts
+from hpoctl.study.statements import Statements
+from hpoctl.study.tables import VERSION, Tables, read_version
 from hpoctl.sweep import Sweep
 from study.claimers import claim_at_once, make_worker
 from study.conftest import MakeSweep
@@ -172,3 +177,64 @@ def test_a_pruner_decides_as_it_does_in_optuna_alone(
     assert json.dumps([t.system_attrs for t in read(location).trials]) == json.dumps(
         [t.system_attrs for t in native.trials]
     )
+
+
+def test_a_study_of_the_first_version_is_brought_to_the_present_one(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    sweep = make_sweep()
+    submit(location, sweep)
+    database = Database(location)
+    for table in ("hpoctl_version", "hpoctl_attempts", "hpoctl_workers"):
+        database.ask((f"drop table {table}", ()))
+    tables = Tables(location.kind)
+    database.ask(tables.drop_index("hpoctl_open"))
+    database.ask(("create index hpoctl_waiting on trials (study_id, trial_id)", ()))
+    study = store.open_(location, sweep)
+    study.complete(claimed(study), [1.0], {})
+    assert read_version(database, tables) == VERSION
+    assert database.ask(tables.has_index("hpoctl_open"))
+    assert not database.ask(tables.has_index("hpoctl_waiting"))
+    assert read(location).trials[0].value == 1.0
+
+
+def test_tables_of_a_newer_hpoctl_are_refused(location: Location, make_sweep: MakeSweep) -> None:
+    sweep = make_sweep()
+    submit(location, sweep)
+    Database(location).ask(("update hpoctl_version set version = 99", ()))
+    with pytest.raises(StudyError, match=r"version 99.*pip install -U hpoctl"):
+        store.open_(location, sweep)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    if location.kind is Kind.SQLITE:
+        pytest.skip("an answer of SQLite cannot be lost on the way")
+    study = submit(location, make_sweep())
+    worker = study.sign_on(make_worker("1_1"))
+    taken = study.claim(worker)
+    assert taken is not None
+    sql = Statements(location.kind, 1)
+    rows = Database(location).run(sql.taken_by(worker.id, known=(), parts=Parts()))
+    assert [row[1] for row in rows if row[0] == "trial"] == [taken.trial_id]
+    known = sql.taken_by(worker.id, known=[taken.trial_id], parts=Parts())
+    assert not Database(location).run(known)
+
+
+def test_a_rerun_trial_is_not_pruned_by_what_its_lost_attempt_reported(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    sweep = make_sweep(pruner={"name": "median", "n_startup_trials": 1})
+    study = submit(location, sweep)
+    good, lost = claimed(study, "1_1"), claimed(study, "1_2")
+    for step in range(1, 6):
+        study.report(good, 1.0, step)
+        study.report(lost, 0.5 if step == 1 else 9.0, step)
+    study.complete(good, [1.0], {})
+    study.return_lost(lambda worker: True)
+    worker = store.open_(location, sweep)
+    again = claimed(worker, "1_3")
+    assert again.number == lost.number
+    assert worker.report(again, 0.5, 1) is False
+    assert read(location).trials[lost.number].intermediate_values == {1: 0.5}

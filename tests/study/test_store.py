@@ -314,6 +314,34 @@ class TestEveryStorage:
         with pytest.raises(StudyError, match="was it deleted"):
             store.open_(location, make_sweep(study="another"))
 
+    def test_a_failed_trial_is_repeated_as_a_new_one(
+        self, location: Location, make_sweep: MakeSweep
+    ) -> None:
+        sweep = make_sweep(budget={"trials": 2})
+        study = submit(location, sweep)
+        for _ in range(2):
+            study.fail(claimed(study), "boom")
+        assert study.retry([0]) == [2]
+        again = claimed(study)
+        assert (again.number, again.root, again.attempt) == (2, 0, 2)
+        assert again.params == study.records()[0].params
+        study.complete(again, [1.0], {})
+        record = study.records()[2]
+        assert (record.attrs["retry_of"], record.attrs["attempt"]) == (0, 2)
+        assert record.attrs["seed"] == study.records()[0].attrs["seed"]
+        assert (study.size(), study.retries()) == (3, 1)
+        submit(location, sweep)  # the budget counts no retries
+        assert study.size() == 3
+
+    @pytest.mark.parametrize(("number", "message"), [(0, "is waiting"), (99, "no trial 99")])
+    def test_only_a_failed_trial_is_repeated(
+        self, location: Location, make_sweep: MakeSweep, number: int, message: str
+    ) -> None:
+        study = submit(location, make_sweep())
+        with pytest.raises(StudyError, match=message):
+            study.retry([number])
+        assert study.size() == 12
+
     def test_drain_is_kept_in_the_study(self, location: Location, make_sweep: MakeSweep) -> None:
         study = submit(location, make_sweep())
         assert study.drained_at() == 0.0

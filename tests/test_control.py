@@ -214,7 +214,8 @@ def test_a_cancelled_trial_runs_again_and_a_cancel_never_counts_against_it(folde
     assert hpoctl(folder, "cancel", "crash").returncode == 0
     assert len(study.trials) == 6
     assert not any(trial.state.name == "FAIL" for trial in study.trials)
-    assert not any(trial.user_attrs.get("lost") for trial in study.trials)
+    listed = json.loads(hpoctl(folder, "trials", "crash", "--json").stdout)
+    assert not any(trial["attrs"].get("lost") for trial in listed)
     drained(folder)
 
 

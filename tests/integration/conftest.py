@@ -108,6 +108,10 @@ class Sweep:
             storage = RDBStorage(engine_url(self.location), engine_kwargs=options)
         return optuna.load_study(study_name=self.study, storage=storage).trials
 
+    def attrs(self) -> list[dict[str, Any]]:
+        """What was kept with each trial, by number."""
+        return [trial["attrs"] for trial in self.ask_json("trials", self.study)]
+
     def assert_each_ran_once(self, trials: int) -> None:
         """Exactly this many trials, each run by one worker, once, to its end."""
         found = self.trials()
@@ -115,7 +119,8 @@ class Sweep:
         assert {trial.state for trial in found} == {TrialState.COMPLETE}
         assert sum(worker.trials for worker in self.summary().workers) == trials
         workers = {worker.task for worker in self.summary().workers}
-        assert {trial.user_attrs["task"] for trial in found} <= workers
+        assert {attrs["task"] for attrs in self.attrs()} <= workers
+        assert {attrs["attempt"] for attrs in self.attrs()} == {1}
         for trial in found:
             reports = (self.run_dir.trial(trial.number) / "metrics.jsonl").read_text()
             assert reports.count("\n") == len(trial.intermediate_values) == 2

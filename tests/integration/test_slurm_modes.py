@@ -135,4 +135,4 @@ def test_a_task_that_slurm_requeues_runs_its_trial_again(make_sweep: MakeSweep) 
     slurm.ask("scontrol", "update", f"JobId={ids[0]}_0", "StartTime=now")
     sweep.await_finished(1)
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
-    assert [trial.user_attrs.get("lost") for trial in sweep.trials()] == [1]
+    assert [attrs.get("lost") for attrs in sweep.attrs()] == [1]

@@ -12,9 +12,15 @@ LEASE_S = 60.0
 ONE = WorkerId("7_1", 1)
 
 
-def worker(seen_at: float, **known: float) -> WorkerRecord:
+def worker(seen_at: float, ended_at: float | None = None) -> WorkerRecord:
     return WorkerRecord(
-        task="7_1", node="n1", pid=1, gpus=1, started_at=1.0, seen_at=seen_at, **known
+        task="7_1",
+        node="n1",
+        pid=1,
+        gpus=1,
+        started_at=1.0,
+        seen_at=seen_at,
+        ended_at=ended_at,
     )
 
 

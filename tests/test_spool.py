@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study.claimers import make_worker
@@ -27,8 +28,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Workplace:
     return open_workplace(tmp_path, QUICK, FIVE + request.param)
 
 
-def result(claim: Claim, **changes: object) -> Result:
-    known: dict[str, object] = {
+def result(claim: Claim, **changes: Any) -> Result:
+    known: dict[str, Any] = {
         "number": claim.number,
         "trial_id": claim.trial_id,
         "attempt": claim.attempt,
@@ -39,7 +40,7 @@ def result(claim: Claim, **changes: object) -> Result:
         "attrs": {"note": "x"},
         **changes,
     }
-    return Result(**known)  # type: ignore[arg-type]  # mypy cannot know the fields' types
+    return Result(**known)
 
 
 def claimed(place: Workplace) -> Claim:

@@ -11,10 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import optuna
 
@@ -24,8 +21,9 @@ from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import Rows, named_error
 from hpoctl.study.database import PATIENCE_S, Database, Statement
+from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
-from hpoctl.study.mirror import Mirror, frozen
+from hpoctl.study.mirror import Mirror
 from hpoctl.study.native import NativeStore, open_tables
 from hpoctl.study.protocol import (
     DRAIN_KEY,
@@ -372,52 +370,7 @@ class RelationalStore:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        rows = self._database.run(self._sql.everything())
-        attrs: dict[int, dict[str, Any]] = {}
-        for row in self._database.run(self._sql.attempts()):
-            attrs[row[0]] = _attempted(attrs.get(row[0], {}), *row[1:])
-        for trial_id, key, text in self._database.run(self._sql.user_attrs()):
-            attrs.setdefault(trial_id, {})[key] = json.loads(text)
-        times = {row[0]: row[1:] for row in self._database.run(self._sql.times())}
-        found = []
-        for trial in sorted(frozen(rows), key=lambda trial: trial.number):
-            trial.user_attrs = attrs.get(trial._trial_id, {})
-            if trial.user_attrs.get("retry_of") == trial.number:
-                del trial.user_attrs["retry_of"]
-            with suppress(KeyError):  # queued between the questions
-                start, end = times[trial._trial_id]
-                trial.datetime_start, trial.datetime_complete = _utc(start), _utc(end)
-            found.append(translate.record(trial))
-        return found
-
-
-def _attempted(
-    before: Mapping[str, Any],
-    attempt: int,
-    root: int,
-    task: str,
-    node: str,
-    gpus: int,
-    outcome: str | None,
-    seed: int | None,
-    late: str | None,
-) -> dict[str, Any]:
-    """What an attempt adds to what is known of its trial from those before."""
-    known = {
-        **before,
-        "attempt": attempt,
-        "retry_of": root,
-        "task": task,
-        "node": node,
-        "gpus": gpus,
-    }
-    if seed is not None:
-        known["seed"] = seed
-    if outcome == Outcome.LOST:
-        known["lost"] = before.get("lost", 0) + 1
-    if late is not None:
-        known["late_values"] = json.loads(late)
-    return known
+        return read_records(self._database, self._sql)
 
 
 def _parts(sweep: Sweep) -> Parts | None:
@@ -431,10 +384,3 @@ def _parts(sweep: Sweep) -> Parts | None:
         return None
     steps = (*(["PRUNED"] if tpe else []), *(["COMPLETE"] if median else []))
     return Parts(params=tpe, values=True, attrs=asha, steps=steps)
-
-
-def _utc(stored: Any) -> datetime | None:
-    """A time as read by a driver; SQLite's is text."""
-    if isinstance(stored, str):
-        stored = datetime.fromisoformat(stored)
-    return None if stored is None else stored.replace(tzinfo=UTC)

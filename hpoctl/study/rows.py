@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from hpoctl.record import WorkerRecord
 from hpoctl.study.database import Statement
 from hpoctl.study.dialect import Dialect
-from hpoctl.study.protocol import Claim
+from hpoctl.study.protocol import Claim, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,43 @@ class Questions(Dialect):
             " on h.task = w.task and h.life = w.life where w.study_id = ?"
         )
         return sql, [self.study_id, self.study_id]
+
+    def size(self) -> Statement:
+        """How many trials there are."""
+        return "select count(*) from trials where study_id = ?", [self.study_id]
+
+    def retries(self) -> Statement:
+        """How many of them repeat another one."""
+        sql = (
+            "select count(distinct t.trial_id) from trials t join hpoctl_attempts a"
+            " on a.trial_id = t.trial_id where t.study_id = ? and a.root <> t.number"
+        )
+        return sql, [self.study_id]
+
+    def running(self) -> Statement:
+        """The trials that our workers hold: `trial_id, number, attempt, task, life, losses`."""
+        sql = (
+            "select t.trial_id, t.number, a.attempt, a.task, a.life,"
+            " (select count(*) from hpoctl_attempts b where b.trial_id = t.trial_id"
+            f" and b.outcome = '{Outcome.LOST}') from trials t"
+            " join hpoctl_attempts a on a.trial_id = t.trial_id and a.outcome is null"
+            " where t.study_id = ? and t.state = 'RUNNING' order by t.number"
+        )
+        return sql, [self.study_id]
+
+    def life(self, worker: WorkerRecord) -> Statement:
+        """The life that a worker signed on with."""
+        sql = "select max(life) from hpoctl_workers where study_id = ? and task = ?"
+        return f"{sql} and started_at = ? having max(life) > 0", [
+            self.study_id,
+            worker.task,
+            worker.started_at,
+        ]
+
+    def study_attr(self, key: str) -> Statement:
+        """One system attribute of the study."""
+        sql = f"select value_json from study_system_attributes where study_id = ? and {self.key}"
+        return f"{sql} = ?", [self.study_id, key]
 
     def times(self) -> Statement:
         """All trials' times: `trial_id, start, end`."""

@@ -38,18 +38,6 @@ _GIVEN_BACK = f"('{Outcome.LOST}', '{Outcome.RETURNED}')"
 class Statements(Questions):
     """The statements about one study in one dialect."""
 
-    def size(self) -> Statement:
-        """How many trials there are."""
-        return "select count(*) from trials where study_id = ?", [self.study_id]
-
-    def retries(self) -> Statement:
-        """How many of them repeat another one."""
-        sql = (
-            "select count(distinct t.trial_id) from trials t join hpoctl_attempts a"
-            " on a.trial_id = t.trial_id where t.study_id = ? and a.root <> t.number"
-        )
-        return sql, [self.study_id]
-
     # Claiming
 
     def first_waiting(self, after: int) -> Statement:
@@ -296,17 +284,6 @@ class Statements(Questions):
 
     # Lost trials
 
-    def running(self) -> Statement:
-        """The trials that our workers hold: `trial_id, number, attempt, task, life, losses`."""
-        sql = (
-            "select t.trial_id, t.number, a.attempt, a.task, a.life,"
-            " (select count(*) from hpoctl_attempts b where b.trial_id = t.trial_id"
-            f" and b.outcome = '{Outcome.LOST}') from trials t"
-            " join hpoctl_attempts a on a.trial_id = t.trial_id and a.outcome is null"
-            " where t.study_id = ? and t.state = 'RUNNING' order by t.number"
-        )
-        return sql, [self.study_id]
-
     def give_back(
         self, trial_id: int, attempt: int, verdict: Verdict, *, at: float
     ) -> list[Statement]:
@@ -356,15 +333,6 @@ class Statements(Questions):
         key = [self.study_id, worker.task]
         return [(insert, [*key, worker.started_at, said, *key]), self.life(worker)]
 
-    def life(self, worker: WorkerRecord) -> Statement:
-        """The life that a worker signed on with."""
-        sql = "select max(life) from hpoctl_workers where study_id = ? and task = ?"
-        return f"{sql} and started_at = ? having max(life) > 0", [
-            self.study_id,
-            worker.task,
-            worker.started_at,
-        ]
-
     def check_in(self, worker: WorkerRecord) -> list[Statement]:
         """Keeps what a worker says of itself; the last gives when workers were told to leave."""
         said, orders = self.keep_worker(worker), self.study_attr(DRAIN_KEY)
@@ -387,11 +355,6 @@ class Statements(Questions):
             f" values (?, ?, ?) {self.upsert('study_id, key', 'value_json')}"
         )
         return sql, [self.study_id, key, json.dumps(value)]
-
-    def study_attr(self, key: str) -> Statement:
-        """One system attribute of the study."""
-        sql = f"select value_json from study_system_attributes where study_id = ? and {self.key}"
-        return f"{sql} = ?", [self.study_id, key]
 
 
 def _stored(value: float) -> tuple[float | None, str]:

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from hpoctl import config
 from hpoctl.plan import queue
+from hpoctl.record import WorkerRecord
 from hpoctl.study import store
 from hpoctl.study.journal import JournalFile
 from hpoctl.study.location import Kind, Location
@@ -110,9 +111,10 @@ def trials(workers: int, seconds: float, queued: int, path: Path) -> float:
 
     def prepare() -> Callable[[], bool]:
         study = store.open_(location, sweep)
+        worker = WorkerRecord(task="1_0", node="n", pid=1, gpus=0, started_at=1.0)
 
         def run() -> bool:
-            claim = study.claim({"task": "1_0"})
+            claim = study.claim(worker)
             if claim is None:
                 return False
             for step in range(3):

@@ -129,7 +129,7 @@ class NativeStore:
             return
         if self._retake(claim):
             self._keep(claim, attrs)
-            self._study.tell(self._handle(claim), list(values))
+            self._tell(claim, values=list(values))
         elif not self._ended_by(claim):
             key = f"{LATE_KEY}{claim.number}:{claim.attempt}"  # a finished trial takes nothing more
             self._storage.set_study_system_attr(self._study_id, key, list(values))
@@ -137,13 +137,13 @@ class NativeStore:
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
         if self._retake(claim):
-            self._study.tell(self._handle(claim), state=optuna.trial.TrialState.PRUNED)
+            self._tell(claim, state=optuna.trial.TrialState.PRUNED)
 
     def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
         """Ends a trial that raised, with its traceback."""
         if self._retake(claim):
             self._keep(claim, {"error": error[-ERROR_CHARS:]})
-            self._study.tell(self._handle(claim), state=optuna.trial.TrialState.FAIL)
+            self._tell(claim, state=optuna.trial.TrialState.FAIL)
 
     def _holds(self, claim: Claim) -> bool:
         frozen = self._storage.get_trial(claim.trial_id)
@@ -168,6 +168,19 @@ class NativeStore:
         """Whether this claim's result is there already."""
         frozen = self._storage.get_trial(claim.trial_id)
         return frozen.state.is_finished() and frozen.user_attrs.get("attempt") == claim.attempt
+
+    def _tell(
+        self,
+        claim: Claim,
+        values: Sequence[float] | None = None,
+        state: optuna.trial.TrialState | None = None,
+    ) -> None:
+        """Ends the trial; a journal that was written twice after a lost lock says so already."""
+        try:
+            self._study.tell(self._handle(claim), values, state)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            if not self._storage.get_trial(claim.trial_id).state.is_finished():
+                raise
 
     def _handle(self, claim: Claim) -> optuna.Trial:
         """The trial as Optuna wants it told; made anew where another worker ran it."""
@@ -282,22 +295,22 @@ class NativeStore:
         running = optuna.trial.TrialState.RUNNING
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False, states=waiting):
             trial_id, before = frozen._trial_id, frozen.user_attrs
+            attempt, root = before.get("attempt", 0) + 1, before.get("retry_of", frozen.number)
+            marks = {
+                "attempt": attempt,
+                "task": worker.task,
+                "life": worker.life,
+                "node": worker.node,
+                "gpus": worker.gpus,
+                "seed": derive_seed(self._sweep.seed, root),
+            }
             try:
                 mine = self._storage.set_trial_state_values(trial_id, running)
-            except optuna.exceptions.UpdateFinishedTrialError:
+                for key, value in marks.items() if mine else ():
+                    self._storage.set_trial_user_attr(trial_id, key, value)
+            except optuna.exceptions.UpdateFinishedTrialError:  # another one was faster
                 continue
             if mine:
-                attempt, root = before.get("attempt", 0) + 1, before.get("retry_of", frozen.number)
-                marks = {
-                    "attempt": attempt,
-                    "task": worker.task,
-                    "life": worker.life,
-                    "node": worker.node,
-                    "gpus": worker.gpus,
-                    "seed": derive_seed(self._sweep.seed, root),
-                }
-                for key, value in marks.items():
-                    self._storage.set_trial_user_attr(trial_id, key, value)
                 return trial_id, frozen.number, attempt, root
         return None
 

@@ -200,12 +200,12 @@ def measured(argv: list[str], folder: str, url: str) -> tuple[float, float]:
 
 def status(location: Location, trials: int) -> dict[str, float]:
     """`hpoctl status` and Optuna's `best-trial` on one study: seconds and MiB, whole processes."""
-    sweep = make_sweep("status", trials)
+    text = make_text("status", trials, storage={"url_env": "HPOCTL_STORAGE"}, backend="local")
+    sweep = config.parse(text, "benchmark")
     prepare(location, sweep, "ours")
     fill(location, "status", trials)
     url = location.url.replace("+psycopg2", "")
     with tempfile.TemporaryDirectory() as folder:
-        text = make_text("status", trials, storage={"url_env": "HPOCTL_STORAGE"}, backend="local")
         run = Run(
             study="status",
             mode=Mode.ASYNC,
@@ -215,6 +215,7 @@ def status(location: Location, trials: int) -> dict[str, float]:
             overrides=(),
             workdir=Path(folder),
             created_at=time.time(),
+            gist=sweep.gist,
         )
         run_dir = RunDir(Path(folder, "run"))
         run_dir.create(text, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,15 +13,14 @@ from hpoctl.status import GpuHours, Status, WorkerStatus, eta_s, gpu_hours, join
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 
-def worker(task: str, **known: object) -> WorkerRecord:
-    fields: dict[str, object] = {"node": "n1", "pid": 1, "gpus": 1, "started_at": 0.0}
-    # mypy cannot know which fields a test names, here and below.
-    return WorkerRecord(task=task, **{**fields, **known})  # type: ignore[arg-type]
+def worker(task: str, **known: Any) -> WorkerRecord:
+    fields: dict[str, Any] = {"node": "n1", "pid": 1, "gpus": 1, "started_at": 0.0}
+    return WorkerRecord(task=task, **{**fields, **known})
 
 
-def joined(task: str, state: TaskState, **known: object) -> WorkerStatus:
-    fields: dict[str, object] = {"node": None, "trial": None, "trials": 0, "reason": None}
-    return WorkerStatus(task=task, state=state, **{**fields, **known})  # type: ignore[arg-type]
+def joined(task: str, state: TaskState, **known: Any) -> WorkerStatus:
+    fields: dict[str, Any] = {"node": None, "trial": None, "trials": 0, "reason": None}
+    return WorkerStatus(task=task, state=state, **{**fields, **known})
 
 
 def summary(workers: tuple[WorkerRecord, ...] = (), **counts: int) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,12 +129,11 @@ def test_what_a_trial_started_ends_with_it(make_sweep: MakeSweep) -> None:
     sweep.await_finished(24)
     for number in range(24):
         pid = (sweep.run_dir.trial(number) / "pid").read_text()
-        # Bound now, not at the call; mypy cannot infer a lambda with a default.
-        wait_for(lambda pid=pid: not _sleeps(pid), 10, f"process {pid} has ended")  # type: ignore[misc]
+        wait_for(partial(_has_ended, pid), 10, f"process {pid} has ended")
 
 
-def _sleeps(pid: str) -> bool:
+def _has_ended(pid: str) -> bool:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2] == [b"sleep", b"600"]
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2] != [b"sleep", b"600"]
     except OSError:
-        return False
+        return True

@@ -1,18 +1,17 @@
-"""The Slurm backend: the only module that says sbatch, squeue, scontrol or SLURM_.
+"""The Slurm backend: the only room that says sbatch, squeue, scontrol or SLURM_.
 
 Reads `-o` text, whose columns we name, and not `--json`, whose shape changes between releases.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpoctl.backends.slurm.ask import ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray, Limits
 from hpoctl.record import TaskRecord, TaskState
@@ -22,7 +21,6 @@ from hpoctl.script import body, exports
 if TYPE_CHECKING:
     from hpoctl.sweep import Sweep
 
-_TIMEOUT_S = 60  # slurmctld answers late on a busy cluster, but a login node should not hang
 _LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
 _WARNING_S = 120  # before the walltime, when the worker is told to start no further trial
 
@@ -73,13 +71,13 @@ def _clock(time: timedelta) -> str:
 def submit(script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None) -> str:
     """Hands a script to Slurm and gives the id of its array. Raises BatchSystemError."""
     dependency = [f"--dependency=afterany:{after}"] if after else []
-    answer = _ask(["sbatch", "--parsable", *dependency, str(script)])
+    answer = ask(["sbatch", "--parsable", *dependency, str(script)])
     return answer.strip().split(";")[0]
 
 
 def find(script: Path) -> str | None:
     """The id of an array that was accepted before its submitter died, if Slurm still knows it."""
-    for line in _ask(["squeue", "--me", "--noheader", "--format=%F|%o"]).splitlines():
+    for line in ask(["squeue", "--me", "--noheader", "--format=%F|%o"]).splitlines():
         id_, _, command = line.partition("|")
         if command == str(script):
             return id_
@@ -92,7 +90,7 @@ def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:
         return ()
     question = ["squeue", "--noheader", "--array", f"--jobs={','.join(ids)}"]
     try:
-        return parse_tasks(_ask([*question, "--states=all", "--format=%F_%K|%T|%N|%r"]))
+        return parse_tasks(ask([*question, "--states=all", "--format=%F_%K|%T|%N|%r"]))
     except BatchSystemError as refused:
         if "Invalid job id" in str(refused):  # ended so long ago that Slurm forgot it
             return ()
@@ -116,33 +114,14 @@ def parse_tasks(text: str) -> tuple[TaskRecord, ...]:
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
     """Ends these arrays, running or not. Raises BatchSystemError."""
     if ids:
-        _ask(["scancel", *ids])
+        ask(["scancel", *ids])
 
 
 def limits() -> Limits:
     """What this cluster allows; no limits where there is no Slurm to ask."""
     try:
-        text = _ask(["scontrol", "show", "config"], timeout_s=_LIMITS_TIMEOUT_S)
+        text = ask(["scontrol", "show", "config"], timeout_s=_LIMITS_TIMEOUT_S)
     except BatchSystemError:
         return Limits()
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
     return Limits(tasks_per_array=int(found[1]) if found else None)
-
-
-def _ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
-    """One Slurm command's standard output. Raises BatchSystemError with argv and stderr."""
-    shown = " ".join(argv)
-    # A surrounding allocation's SLURM_* would silently become options of ours.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
-    try:
-        done = subprocess.run(argv, text=True, capture_output=True, timeout=timeout_s, env=env)
-    except FileNotFoundError:
-        raise BatchSystemError(
-            f"{argv[0]} is not on this machine: run this on the login node, or add --backend local"
-        ) from None
-    except subprocess.TimeoutExpired as late:
-        raise BatchSystemError(f"{shown}: no answer within {timeout_s:.0f} s") from late
-    if done.returncode:
-        complaint = " ".join(done.stderr.split()).removeprefix(f"{argv[0]}: error: ")
-        raise BatchSystemError(f"{shown}: {complaint or f'exit code {done.returncode}'}")
-    return done.stdout

@@ -1,0 +1,53 @@
+"""Commands that run in an allocation: the worker, and what a program tells it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from hpoctl import output
+from hpoctl.cli.options import formatted
+from hpoctl.errors import ConfigError
+from hpoctl.output import Format
+
+PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
+
+
+@click.command()
+@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.option("--step", type=int, help="Training step: makes it a report, not the result.")
+@formatted
+def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
+    """Give values of the running trial, from a program started by 'command:'.
+
+    Prints 'go on' or 'prune'; its exit code is 5 when the pruner wants the trial to end.
+    """
+    from hpoctl.objectives.command import tell as tell_worker
+
+    prune = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
+    output.show_answer(prune, Format(form))
+    if prune:
+        sys.exit(PRUNE_EXIT_CODE)
+
+
+def _named_number(given: str) -> tuple[str, float]:
+    name, _, text = given.partition("=")
+    try:
+        return name, float(text)
+    except ValueError:
+        raise ConfigError(f"{given}: write NAME=NUMBER, such as eval_loss=2.31") from None
+
+
+@click.command(hidden=True)
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def worker(run_dir: Path) -> None:
+    """Work the queue of a run off; slurm/worker.sh calls it in an allocation."""
+    from hpoctl.rundir import RunDir
+    from hpoctl.worker import work
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    work(RunDir(run_dir.absolute()), os.environ)

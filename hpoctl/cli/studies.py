@@ -1,0 +1,85 @@
+"""Commands on a study that was submitted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from hpoctl import control, output
+from hpoctl.cli.options import formatted
+from hpoctl.output import Format
+from hpoctl.record import TrialState
+
+_WATCH_S = 5.0
+
+
+@click.command()
+@click.argument("study", default="last")
+@click.option("--watch", is_flag=True, help="Show it again every few seconds until it has ended.")
+@formatted
+def status(study: str, watch: bool, form: str) -> None:
+    """Show counts, the best trial and the workers of STUDY."""
+    now = control.read_status(study)
+    if watch:
+        with output.live_status() as show:
+            while show(now) or now.live_workers:
+                time.sleep(_WATCH_S)
+                now = control.read_status(study)
+    output.show_status(now, Format(form))
+
+
+@click.command()
+@click.argument("study", default="last")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([state.value for state in TrialState]),
+    help="Only trials in this state; may be given again.",
+)
+@formatted
+def trials(study: str, states: tuple[str, ...], form: str) -> None:
+    """List the trials of STUDY."""
+    records, metrics = control.read_trials(study)
+    kept = [record for record in records if not states or record.state in states]
+    output.show_trials(kept, metrics, Format(form))
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=click.IntRange(min=0))
+@click.option("-f", "--follow", is_flag=True, help="Go on until the trial has ended.")
+@formatted
+def logs(study: str, trial: int, follow: bool, form: str) -> None:
+    """Print the log of TRIAL, whatever worker ran it."""
+    for text in control.read_log(study, trial, follow=follow):
+        output.show_text(text, Format(form))
+
+
+@click.command()
+@click.argument("study", default="last")
+@click.option("--format", "style", type=click.Choice(["yaml", "json", "flags"]), default="yaml")
+@formatted
+def best(study: str, style: str, form: str) -> None:
+    """Print the best parameters of STUDY; --json adds the trial's number and values."""
+    output.show_best(control.read_best(study), style, Format(form))
+
+
+@click.command()
+@click.argument("study", default="last")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Where to write it.")
+@formatted
+def report(study: str, out: Path | None, form: str) -> None:
+    """Write the best configuration, a table of trials, a plot and a folder a trial."""
+    output.show_report(control.write_report(study, out), Format(form))
+    output.suggest(f"best {output.shell_word(study)} --format flags")
+
+
+@click.command()
+@click.argument("study")
+@formatted
+def cancel(study: str, form: str) -> None:
+    """End all job arrays of STUDY; waiting trials stay queued."""
+    output.show_submitted(control.cancel(study), Format(form), "ended")

@@ -1,0 +1,49 @@
+"""`hpoctl workers`: attach, show, drain."""
+
+from __future__ import annotations
+
+import click
+
+from hpoctl import control, output
+from hpoctl.cli.options import formatted
+from hpoctl.output import Format
+
+
+@click.group()
+def workers() -> None:
+    """Attach, show and drain the workers of a study."""
+
+
+@workers.command("add")
+@click.argument("study")
+@click.option("-n", "count", type=click.IntRange(min=1), required=True, help="How many.")
+@click.option("--time", help="Walltime of each, such as 2h.")
+@click.option("--partition")
+@click.option("--account")
+@click.option("--qos")
+@click.option("--gpus", help="GPUs of each, such as 1 or A100:1.")
+@click.option("--cpus")
+@click.option("--mem")
+@formatted
+def add(study: str, count: int, form: str, **resources: str | None) -> None:
+    """Attach workers to STUDY while it runs; the budget stays what it was."""
+    changed = [f"resources.{key}={value}" for key, value in resources.items() if value is not None]
+    output.show_submitted(control.add_workers(study, count, changed), Format(form), "attached")
+
+
+@workers.command("list")
+@click.argument("study", default="last")
+@formatted
+def list_(study: str, form: str) -> None:
+    """Show the workers of STUDY as Slurm and the study know them."""
+    output.show_workers(control.read_status(study), Format(form))
+
+
+@workers.command()
+@click.argument("study")
+@formatted
+def drain(study: str, form: str) -> None:
+    """Let every worker of STUDY finish its trial and leave; waiting trials stay queued."""
+    control.drain_workers(study)
+    output.show_workers(control.read_status(study), Format(form))
+    output.suggest(f"workers list {output.shell_word(study)}")

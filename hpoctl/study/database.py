@@ -5,6 +5,8 @@ Knows connections, not what the statements mean; those stand in `statements`.
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import random
@@ -118,14 +120,12 @@ class Database:
             return
         many: Any = self.connection().cursor()
         with closing(many):
+            if self.location.kind is Kind.POSTGRESQL:
+                many.copy_expert(f"copy {table} from stdin csv", _table(whole))
+                return
             mark = "?" if self.location.kind is Kind.SQLITE else "%s"
             marks = ", ".join(mark for _ in whole[0])
-            if self.location.kind is Kind.POSTGRESQL:
-                from psycopg2.extras import execute_values
-
-                execute_values(many, f"insert into {table} values %s", whole, page_size=2_000)
-            else:
-                many.executemany(f"insert into {table} values ({marks})", whole)
+            many.executemany(f"insert into {table} values ({marks})", whole)
 
     def connection(self) -> Connection:
         """The connection itself, for what is no single round trip."""
@@ -222,6 +222,14 @@ class Database:
             with closing(connection.cursor()) as cursor:
                 cursor.execute(f"prepare {name} as {numbered}{pieces[-1]}", ())
         return f"execute {name}" + (f" ({', '.join(['%s'] * marks)})" if marks else "")
+
+
+def _table(rows: Iterable[Sequence[object]]) -> io.StringIO:
+    """Rows of numbers and words in a format of PostgreSQL's COPY."""
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    text.seek(0)
+    return text
 
 
 def _percent(sql: str) -> str:

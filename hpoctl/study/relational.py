@@ -45,6 +45,7 @@ from hpoctl.trial import derive_seed
 
 log = logging.getLogger(__name__)
 _FROM_START_S = 1.0  # so often a claim looks for trials that wait again
+_CHECKED_IN_S = 1.0  # for so long what a worker said of itself is new enough, if only it counted on
 REPORT_PATIENCE_S = 5.0  # the trial waits for the answer to its report, and its GPU with it
 STATES = {
     Outcome.COMPLETE: optuna.trial.TrialState.COMPLETE,
@@ -71,6 +72,9 @@ class RelationalStore:
         self._claimed: set[int] = set()
         self._after = 0
         self._from_start_at = 0.0
+        self._said: WorkerRecord | None = None
+        self._said_at = 0.0
+        self._drained_at = 0.0
         # An empty slot may have fixed parameters in Optuna's notes.
         empty = isinstance(sweep.sampler, Tpe)
         self._claim_parts = Parts(values=False, attrs=empty, steps=())
@@ -344,9 +348,17 @@ class RelationalStore:
         return replace(worker, life=int(found[0][0]))
 
     def check_in(self, worker: WorkerRecord, *, patience_s: float = PATIENCE_S) -> float:
-        """Writes what a worker says of itself; when workers were last asked to leave, or 0.0."""
+        """Writes what a worker says of itself; when workers were last asked to leave, or 0.0.
+
+        A worker whose trials take milliseconds is answered from the last second.
+        """
+        now = time.monotonic()
+        if now < self._said_at + _CHECKED_IN_S and self._said == _uncounted(worker):
+            return self._drained_at
         found = self._database.run(*self._sql.check_in(worker), patience_s=patience_s)
-        return float(json.loads(found[0][0])) if found else 0.0
+        self._drained_at = float(json.loads(found[0][0])) if found else 0.0
+        self._said, self._said_at = _uncounted(worker), now
+        return self._drained_at
 
     def drain(self, at: float) -> None:
         """Asks every worker that started before `at` to finish its trial and leave."""
@@ -371,6 +383,11 @@ class RelationalStore:
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         return read_records(self._database, self._sql)
+
+
+def _uncounted(worker: WorkerRecord) -> WorkerRecord:
+    """What a worker says of itself, but for what changes with every trial."""
+    return replace(worker, seen_at=0.0, trials=0, training_s=0.0, trial=None)
 
 
 def _parts(sweep: Sweep) -> Parts | None:

@@ -54,3 +54,22 @@ def test_the_quick_journal_benchmark_prints_every_figure(tmp_path: Path) -> None
     assert said["appends_per_s"].keys() == {"ours", "optuna"}
     assert all(rate > 0 for rate in said["trials_per_s"].values())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(180)
+def test_the_quick_growth_benchmark_prints_every_figure(postgresql: PostgreSQL) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK.with_name("growth.py")), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for crowds in said["claim_ms"].values():
+        assert crowds.keys() == {"100", "1000"}
+        assert all(both.keys() == {"ours", "optuna"} for both in crowds.values())
+    assert said["tpe_5000"]["sampler_ms"] > 0
+    assert said["connections"]["ours"] == 0
+    assert 0 < said["limit"]["share"]

@@ -56,7 +56,7 @@ class JournalFile:
         number, start = self._position if log_number_from >= self._position[0] else (0, 0)
         whole = self._patiently(lambda: self._read_lines(start))
         for place, line in _places(whole, start):
-            record, torn = _parse(line)
+            record, torn = parse(line)
             if torn and place not in self._torn:
                 self._torn[place] = line[:torn]
                 log.warning("%s: %d torn bytes at byte %d: not read", self.path, torn, place)
@@ -143,11 +143,6 @@ class JournalFile:
             os.fsync(other)
 
 
-def records(path: Path) -> list[Record]:
-    """All whole records of a journal. Raises StudyError."""
-    return list(JournalFile(path, patience_s=0).read_logs(0))
-
-
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     number = os.open(path, flags | os.O_CLOEXEC)
@@ -175,7 +170,7 @@ def _places(whole: bytes, start: int) -> Iterator[tuple[int, bytes]]:
         start += len(line)
 
 
-def _parse(line: bytes) -> tuple[Record | None, int]:
+def parse(line: bytes) -> tuple[Record | None, int]:
     """The record of a line, and how many torn bytes stand before it (all, if there is none).
 
     A writer that knew nothing of a torn line has put its record behind it, in the same line.

@@ -11,15 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.space import Params, Value
-from hpoctl.study import journal
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
+from hpoctl.study.replay import Replay, Trial
 from hpoctl.study.rows import Questions
 from hpoctl.study.tables import Tables
 
@@ -166,97 +165,46 @@ def _all_states(counts: Mapping[TrialState, int]) -> dict[TrialState, int]:
     return {state: int(counts.get(state, 0)) for state in TrialState}
 
 
-@dataclass(slots=True)
-class _Trial:
-    number: int
-    state: str = "RUNNING"
-    values: tuple[float, ...] = ()
-    params: dict[str, Value] = field(default_factory=dict)
-    attrs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def holder(self) -> tuple[object, object]:
-        """The task and the life that claimed it."""
-        return self.attrs.get("task"), self.attrs.get("life")
-
-
 def _summarize_journal(location: Location, study: str) -> Summary:
-    """Replays Optuna's journal: one JSON object a line, see optuna.storages.journal."""
-    logs = journal.records(location.path)
-    found = _find_in_journal(logs, study)
-    if found is None:
+    try:
+        replay = Replay(location.path).read()
+    except OSError as wrong:
+        raise StudyError(f"{location}: {wrong.strerror}") from wrong
+    if study not in replay.live:
         raise StudyError(f"{location}: no study '{study}': was it deleted?")
-    study_id, directions = found
-    mine = [log for log in logs if log.get("study_id") == study_id]
-    trials = _replay(logs, study_id)
-    held = {trial.holder: trial.number for trial in trials if trial.state == "RUNNING"}
-    attrs: dict[str, Any] = {}
-    for log in mine:
-        attrs.update(log["system_attr"] if log["op_code"] == 3 else {})
+    study_id, directions = replay.live[study]
+    mine = [trial for trial in replay.trials if trial.study_id == study_id]
+    held = {
+        (trial.holder.get("task"), trial.holder.get("life")): number
+        for number, trial in enumerate(mine)
+        if trial.state == "RUNNING"
+    }
     return Summary(
-        counts=_all_states(Counter(_STATES[trial.state] for trial in trials)),
-        best=_best_in_journal(trials, directions),
+        counts=_all_states(Counter(_STATES[trial.state] for trial in mine)),
+        best=_best_in_journal(replay, mine, directions),
         workers=_workers(
             {**said, "trial": held.get((said["task"], said["life"]))}
-            for key, said in attrs.items()
+            for key, said in replay.attrs.get(study_id, {}).items()
             if key.startswith(_WORKER_KEY)
         ),
     )
 
 
-def _find_in_journal(
-    logs: Sequence[Mapping[str, Any]], study: str
-) -> tuple[int, Sequence[int]] | None:
-    """The id and directions of a study: ids count the studies ever made, deleted ones too."""
-    live: dict[str, tuple[int, Sequence[int]]] = {}
-    made = 0
-    for log in logs:
-        if log["op_code"] == 0 and log["study_name"] not in live:
-            live[log["study_name"]] = (made, log["directions"])
-            made += 1
-        elif log["op_code"] == 1:
-            live = {name: found for name, found in live.items() if found[0] != log["study_id"]}
-    return live.get(study)
-
-
-_JOURNAL_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
-
-
-def _replay(logs: Sequence[Mapping[str, Any]], study_id: int) -> list[_Trial]:
-    everyone: list[_Trial] = []
-    mine: list[_Trial] = []
-    for log in logs:
-        if log["op_code"] == 4:
-            trial = _Trial(number=len(mine), state=_JOURNAL_STATES[log.get("state", 0)])
-            for name, internal in log.get("params", {}).items():
-                trial.params[name] = _decode(internal, json.loads(log["distributions"][name]))
-            trial.attrs.update(log.get("user_attrs", {}))
-            everyone.append(trial)
-            if log["study_id"] == study_id:
-                mine.append(trial)
-        elif log["op_code"] in (5, 6, 8):
-            trial = everyone[log["trial_id"]]
-            if trial.state in ("COMPLETE", "PRUNED", "FAIL"):
-                continue  # Optuna refuses it too
-            if log["op_code"] == 5:
-                distribution = json.loads(log["distribution"])
-                internal = log["param_value_internal"]
-                trial.params[log["param_name"]] = _decode(internal, distribution)
-            elif log["op_code"] == 8:
-                trial.attrs.update(log["user_attr"])
-            else:
-                trial.state = _JOURNAL_STATES[log["state"]]
-                trial.values = tuple(log["values"] or ())
-    return mine
-
-
-def _best_in_journal(trials: Sequence[_Trial], directions: Sequence[int]) -> TrialRecord | None:
-    complete = [trial for trial in trials if trial.state == "COMPLETE" and trial.values]
+def _best_in_journal(
+    replay: Replay, mine: Sequence[Trial], directions: Sequence[int]
+) -> TrialRecord | None:
+    complete = [
+        (values[0], number)
+        for number, trial in enumerate(mine)
+        if trial.state == "COMPLETE" and (values := json.loads(trial.values))
+    ]
     if len(directions) != 1 or not complete:
         return None
     sign = 1 if directions[0] == 1 else -1
-    best = min(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-    return _as_record(best.number, best.values, best.params)
+    value, number = min(complete, key=lambda one: (sign * one[0], one[1]))
+    stored = replay.params(mine[number])
+    params = {name: _decode(at, json.loads(text)) for name, (at, text) in stored.items()}
+    return _as_record(number, (value,), params)
 
 
 def _as_record(number: int, values: tuple[float, ...], params: Params) -> TrialRecord:

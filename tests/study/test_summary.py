@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -193,6 +194,21 @@ def test_a_torn_last_line_of_a_journal_counts_as_not_written(
     before = agreed(location, study)
     with location.path.open("a") as journal:
         journal.write('{"op_code": 4, "worker_id": "x", "stu')
+    assert summarize(location, "a study") == before
+
+
+def test_a_journal_with_torn_lines_and_lines_of_other_writers_is_read(
+    tmp_path: Path, make_sweep: MakeSweep
+) -> None:
+    location = Location(kind=Kind.JOURNAL, url=str(tmp_path / "study.journal"))
+    before = agreed(location, submit(location, make_sweep()))
+    lines = location.path.read_text().splitlines(keepends=True)
+    torn = '{"op_code":6,"worker_id":"x","trial_id":0,"state":3,"values":[1.0],"datet'
+    with location.path.open("w") as journal:
+        for number, line in enumerate(lines):
+            spaced = json.dumps(json.loads(line), sort_keys=True)
+            before_it = ("", "   ", torn, torn + "\n")[number % 4]
+            journal.write(before_it + (f"{spaced}\n" if number % 8 == 4 else line))
     assert summarize(location, "a study") == before
 
 

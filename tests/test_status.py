@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
+from hpoctl.record import Look, Summary, TaskRecord, TaskState, TrialState, WorkerRecord
 from hpoctl.rundir import Run
 from hpoctl.status import GpuHours, Status, WorkerStatus, eta_s, gpu_hours, join_workers
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
@@ -21,6 +21,10 @@ def worker(task: str, **known: Any) -> WorkerRecord:
 def joined(task: str, state: TaskState, **known: Any) -> WorkerStatus:
     fields: dict[str, Any] = {"node": None, "trial": None, "trials": 0, "reason": None}
     return WorkerStatus(task=task, state=state, **{**fields, **known})
+
+
+def look(*tasks: TaskRecord) -> Look:
+    return Look(tasks=tasks, asked_at=1.0)
 
 
 def summary(workers: tuple[WorkerRecord, ...] = (), **counts: int) -> Summary:
@@ -48,32 +52,32 @@ def status_of(*workers: WorkerStatus, counts: Summary | None = None) -> Status:
 def test_a_worker_has_the_state_of_its_task_and_the_trial_of_the_study() -> None:
     known = worker("7_0", trial=4, trials=2)
     task = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
-    assert join_workers([known], [task]) == (
+    assert join_workers([known], look(task)) == (
         joined("7_0", TaskState.RUNNING, node="n1", trial=4, trials=2),
     )
 
 
 def test_a_task_that_waits_is_shown_with_its_reason() -> None:
     task = TaskRecord(task="7_1", state=TaskState.PENDING, reason="Priority")
-    assert join_workers([], [task]) == (joined("7_1", TaskState.PENDING, reason="Priority"),)
+    assert join_workers([], look(task)) == (joined("7_1", TaskState.PENDING, reason="Priority"),)
 
 
 def test_a_worker_that_said_goodbye_is_completed_whatever_the_batch_system_knows() -> None:
     left = worker("7_0", ended_at=9.0, reason="no trial waits")
     running = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
     for tasks in ([], [running]):
-        (shown,) = join_workers([left], tasks)
+        (shown,) = join_workers([left], look(*tasks))
         assert (shown.state, shown.reason) == (TaskState.COMPLETED, "no trial waits")
 
 
 def test_a_worker_without_goodbye_and_without_a_task_is_gone() -> None:
-    (shown,) = join_workers([worker("7_0", trial=3)], [])
+    (shown,) = join_workers([worker("7_0", trial=3)], look())
     assert (shown.state, shown.trial) == (TaskState.GONE, 3)
 
 
 def test_every_task_and_every_worker_is_shown_once() -> None:
     tasks = [TaskRecord(task=name, state=TaskState.RUNNING) for name in ("7_0", "7_1")]
-    shown = join_workers([worker("6_0", ended_at=1.0), worker("7_1")], tasks)
+    shown = join_workers([worker("6_0", ended_at=1.0), worker("7_1")], look(*tasks))
     assert [one.task for one in shown] == ["7_0", "7_1", "6_0"]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl import status
-from hpoctl.control.opened import OpenRun, open_run
-from hpoctl.errors import BatchSystemError, StudyError
-from hpoctl.record import TaskRecord, TrialRecord
+from hpoctl.control.opened import open_run
+from hpoctl.errors import StudyError
+from hpoctl.record import TrialRecord
 from hpoctl.status import Status
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ _POLL_S = 0.5
 def read_status(study: str) -> Status:
     """The study at a glance; changes nothing."""
     opened = open_run(study)
-    summary = opened.summary()
-    tasks = _tasks(opened)
-    workers = status.join_workers(summary.workers, tasks)
+    summary, look = opened.summary(), opened.look()
+    workers = status.join_workers(summary.workers, look)
+    alive = [worker for worker in summary.workers if worker.ended_at is None]
+    fates = opened.backend.fates_by(look, alive, opened.run_dir)
     return Status(
         run=opened.run,
         run_dir=opened.run_dir.path,
@@ -32,17 +33,13 @@ def read_status(study: str) -> Status:
         storage=str(opened.location),
         summary=summary,
         workers=workers,
-        gpu_hours=status.gpu_hours(summary.workers, tasks, time.time()),
+        gpu_hours=status.gpu_hours(summary.workers, look.tasks, time.time()),
         eta_s=status.eta_s(summary, workers),
+        lost=status.lost_trials(alive, fates),
+        undelivered=opened.run_dir.undelivered(),
+        silence=look.silence,
+        age_s=time.time() - look.asked_at if look.asked_at else None,
     )
-
-
-def _tasks(opened: OpenRun) -> tuple[TaskRecord, ...]:
-    """What the batch system says; nothing where it does not answer, as the study still does."""
-    try:
-        return opened.tasks()
-    except BatchSystemError:
-        return ()
 
 
 def read_trials(study: str) -> tuple[list[TrialRecord], Sequence[str]]:

@@ -89,10 +89,6 @@ class WorkerRecord:
         """What tells this life from every other."""
         return WorkerId(self.task, self.life)
 
-    def gpu_hours(self, now: float) -> float:
-        """GPU-hours of this life so far, from its start to its end or to `now`."""
-        return self.gpus * ((self.ended_at or now) - self.started_at) / 3600
-
 
 class TaskState(StrEnum):
     """What the batch system says of an array task.
@@ -132,7 +128,7 @@ class TaskRecord:
     node: str | None = None
     reason: str | None = None
     restarts: int = 0
-    gpus: int = 0
+    gpus: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
 

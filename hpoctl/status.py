@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpoctl import hours
+from hpoctl.hours import GpuHours, Line
 from hpoctl.record import (
+    Charge,
     Fate,
     Look,
     Summary,
@@ -44,15 +47,6 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuHours:
-    """GPU-hours of all workers: allocated, of these training, and of these starting up."""
-
-    allocated: float
-    training: float
-    startup: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A study at a glance, with its workers and what it has cost.
 
@@ -83,6 +77,12 @@ class Status:
         """Trials that ended, whatever way."""
         unfinished = self.waiting + self.summary.counts[TrialState.RUNNING]
         return sum(self.summary.counts.values()) - unfinished
+
+    @property
+    def spent(self) -> str | None:
+        """Why no further trial starts: what the workers said that left for it."""
+        reasons = (worker.reason or "" for worker in self.workers)
+        return next((r for r in reasons if r.startswith("budget.") and self.waiting), None)
 
     @property
     def live_workers(self) -> int:
@@ -125,16 +125,17 @@ def lost_trials(workers: Iterable[WorkerRecord], fates: Mapping[WorkerId, Fate])
     return tuple(sorted(trials))
 
 
-def gpu_hours(workers: Sequence[WorkerRecord], tasks: Sequence[TaskRecord], now: float) -> GpuHours:
-    """The sums over all workers up to `now`, or to the last sign of life of those that are gone."""
-    live = {task.task for task in tasks if task.state in LIVE}
-    allocated = training = startup = 0.0
-    for worker in workers:
-        end = worker.ended_at or (now if worker.task in live else worker.seen_at)
-        allocated += worker.gpus * (end - worker.started_at)
-        training += worker.gpus * worker.training_s
-        startup += worker.gpus * ((worker.ready_at or end) - worker.started_at)
-    return GpuHours(allocated=allocated / 3600, training=training / 3600, startup=startup / 3600)
+def ledger(
+    workers: Sequence[WorkerRecord], look: Look, charges: Sequence[Charge], now: float
+) -> tuple[Line, ...]:
+    """All allocations up to `now`, or to the last sign of life of workers that are gone."""
+    live = {(task.task, task.restarts) for task in look.tasks if task.state in LIVE}
+
+    def until(worker: WorkerRecord) -> float:
+        alive = (worker.task, worker.restarts) in live
+        return worker.ended_at or (now if alive else worker.seen_at)
+
+    return hours.ledger(workers, until, tasks=look.tasks, charges=charges, now=now)
 
 
 def eta_s(summary: Summary, workers: Sequence[WorkerStatus]) -> float | None:

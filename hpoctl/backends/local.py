@@ -191,9 +191,14 @@ def _fate(worker: WorkerRecord, run_dir: RunDir) -> Fate:
     return Fate.RUNNING if named and "worker" in words else Fate.GONE
 
 
-def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...]:
+def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None:
     """None: this machine charges nobody."""
-    return ()
+    return None
+
+
+def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """The same."""
+    return None
 
 
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:

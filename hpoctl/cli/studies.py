@@ -23,7 +23,7 @@ _WATCH_S = 5.0
 def status(study: str, watch: bool, repair: bool, form: str) -> None:
     """Show counts, the best trial and the workers of STUDY."""
     repaired = control.repair(study, output.say) if repair else None
-    now = control.read_status(study)
+    now = control.read_status(study, accounting=repair)
     if watch:
         with output.live_status() as show:
             while show(now) or now.live_workers:

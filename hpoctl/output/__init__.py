@@ -214,6 +214,7 @@ def show_report(report: Report, form: Format) -> None:
         "best_config": report.best_config,
         "trials_summary": report.trials_summary,
         "optimization_plot": report.optimization_plot,
+        "gpu_hours": report.gpu_hours,
         "trial_results": report.trial_results,
     }
     if form is Format.JSON:

@@ -28,6 +28,8 @@ def status_shape(status: Status) -> dict[str, object]:
             "allocated": hours.allocated,
             "training": hours.training,
             "startup": hours.startup,
+            "idle": hours.idle,
+            "charged": hours.charged,
         },
         "best": best
         and {"number": best.number, "values": best.values, "params": dict(best.params)},

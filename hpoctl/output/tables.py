@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from hpoctl.plan import Cost, JobArray, Plan
-from hpoctl.record import TrialRecord, TrialState
+from hpoctl.record import TaskState, TrialRecord, TrialState
 from hpoctl.space import SearchSpace
 from hpoctl.status import Status, WorkerStatus
 from hpoctl.words import Mode
@@ -80,8 +80,13 @@ def status_text(status: Status) -> str:
     ]
     hours = status.gpu_hours
     if hours.allocated:
-        parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup"
-        rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated, {parts}"))
+        parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup, {hours.idle:.3g} idle"
+        disputed = f"; accounting has {hours.charged:.3g}" if hours.disputed else ""
+        rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated: {parts}{disputed}"))
+    if status.spent is not None:
+        pending = sum(worker.state is TaskState.PENDING for worker in status.workers)
+        leave = f": {pending} tasks that are pending leave as they start" if pending else ""
+        rows.append(("budget", f"{status.spent}{leave}"))
     rows += [("to repair", line) for line in repair_lines(status)]
     if status.silence is not None:
         rows.append((str(status.run.backend), silence_line(status)))

@@ -160,6 +160,11 @@ def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...]:
     return accounting.charges(ids, run_dir, newer_than=since, timeout_s=_PATIENCE_S)
 
 
+def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """The same as accounting was last asked, None if it never was; asks nobody."""
+    return accounting.remembered(run_dir)
+
+
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
     """Ends these arrays, running or not. Raises BatchSystemError."""
     if ids:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hpoctl.backends.slurm.ask import NotHere, ask_patiently
 from hpoctl.backends.slurm.notation import gpus, moment
-from hpoctl.backends.slurm.shared import shared
+from hpoctl.backends.slurm.shared import last, shared
 from hpoctl.errors import BatchSystemError
 from hpoctl.record import Charge, TaskState
 from hpoctl.rundir import RunDir
@@ -35,15 +35,26 @@ def charges(
         newer_than=newer_than,
         timeout_s=timeout_s,
     )
+    return _ours(answer.text, run_dir)
+
+
+def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """What somebody was told earlier; None if nobody was."""
+    known = last(run_dir.asked("sacct"))
+    return None if known is None else _ours(known.text, run_dir)
+
+
+def _ours(text: str, run_dir: RunDir) -> tuple[Charge, ...]:
+    """The charges of the run itself, not of jobs that had its ids before Slurm's were reset."""
     known = {submission.id: submission.at for submission in run_dir.submissions()}
     return tuple(
         charge
-        for submitted_at, charge in parse(answer.text)
+        for submitted_at, charge in parse(text)
         if submitted_at >= known.get(charge.task.partition("_")[0], 0.0) - _RESET_S
     )
 
 
-_RESET_S = 3600.0  # a job before our submission had its id before Slurm's ids were reset
+_RESET_S = 3600.0  # between the clocks of slurmctld and of who submitted
 
 
 def _ask(argv: list[str], timeout_s: float) -> str:

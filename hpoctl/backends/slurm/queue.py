@@ -60,7 +60,7 @@ def parse(text: str) -> tuple[TaskRecord, ...]:
             task=f"{array}_{index}",
             state=TaskState(state),
             restarts=int(restarts) if restarts.isdigit() else 0,
-            gpus=gpus(tres) or 0,
+            gpus=gpus(tres),
             started_at=None if state == TaskState.PENDING else moment(start),
             ended_at=None if state in _NOT_ENDED else moment(end),
             node=node or None,

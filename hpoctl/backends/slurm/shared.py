@@ -64,6 +64,14 @@ def shared(
     return known
 
 
+def last(path: Path) -> Answer | None:
+    """The last answer to any question that is kept there, if there is one."""
+    with suppress(OSError, ValueError, TypeError):
+        found = Answer(**json.loads(path.read_text(encoding="utf-8")))
+        return found if found.asked_at else None
+    return None
+
+
 def _good(known: Answer, newer_than: float) -> bool:
     """Whether it will do; so will an old one while Slurm has lately failed to give another."""
     now = time.time()

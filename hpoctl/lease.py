@@ -9,7 +9,7 @@ client.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hpoctl.record import WorkerId, WorkerRecord
@@ -45,3 +45,7 @@ class Watch:
                 self._seen[worker.id] = worker.seen_at, since if sign == worker.seen_at else now
         patience_s = self.lease_s - self.beat_s
         return frozenset(id_ for id_, (_, since) in self._seen.items() if now - since >= patience_s)
+
+    def silences(self, now: float) -> Mapping[WorkerId, float]:
+        """Seconds since each worker's last new sign of life, of those that the last look was at."""
+        return {id_: now - since for id_, (_, since) in self._seen.items()}

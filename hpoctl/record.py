@@ -61,7 +61,9 @@ class WorkerRecord:
     """One worker's life, as it wrote it to the study itself. Times are seconds since 1970.
 
     Slurm may start a task again under its old name: each start is a `life` of the task, from 1.
-    `trial` is what it has claimed and not ended, as the study says.
+    `trial` is what it has claimed and not ended, as the study says; it began at `trial_at`. A batch
+    system that queues a task again counts `restarts`. What it gave to this life, it gave at
+    `allocated_at`, before the minutes that `setup` may take.
     """
 
     task: str
@@ -78,15 +80,14 @@ class WorkerRecord:
     reason: str | None = None
     failed: bool = False
     life: int = 1
+    restarts: int = 0
+    allocated_at: float | None = None
+    trial_at: float | None = None
 
     @property
     def id(self) -> WorkerId:
         """What tells this life from every other."""
         return WorkerId(self.task, self.life)
-
-    def gpu_hours(self, now: float) -> float:
-        """GPU-hours of this life so far, from its start to its end or to `now`."""
-        return self.gpus * ((self.ended_at or now) - self.started_at) / 3600
 
 
 class TaskState(StrEnum):
@@ -103,9 +104,12 @@ class TaskState(StrEnum):
     CANCELLED = "CANCELLED"
     TIMEOUT = "TIMEOUT"
     NODE_FAIL = "NODE_FAIL"
+    BOOT_FAIL = "BOOT_FAIL"
+    DEADLINE = "DEADLINE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     PREEMPTED = "PREEMPTED"
     SUSPENDED = "SUSPENDED"
+    STOPPED = "STOPPED"
     REQUEUED = "REQUEUED"
     GONE = "GONE"
     UNKNOWN = "UNKNOWN"
@@ -117,12 +121,58 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One array task as the batch system sees it now."""
+    """One array task as the batch system sees it now. Times are seconds since 1970."""
 
     task: str
     state: TaskState
     node: str | None = None
     reason: str | None = None
+    restarts: int = 0
+    gpus: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What accounting charges for one life of a task; `gpus` is None where it counts none.
+
+    Times are seconds since 1970; `elapsed_s` leaves out what it was suspended.
+    """
+
+    task: str
+    state: TaskState
+    started_at: float
+    ended_at: float | None
+    elapsed_s: float
+    gpus: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a batch system said of all tasks of a run `asked_at` a moment.
+
+    `silence` says why there is no newer answer; without any answer there are no tasks.
+    """
+
+    tasks: tuple[TaskRecord, ...] = ()
+    asked_at: float = 0.0
+    silence: str | None = None
+
+
+class Fate(StrEnum):
+    """What a batch system knows of a worker's life.
+
+    GONE: it has ended, or its task was queued again. KEPT: it is held still and may go on.
+    RUNNING: its task runs, it may hang. FORGOTTEN: not known any more, or there is nobody to ask.
+    UNKNOWN: no answer now.
+    """
+
+    GONE = "gone"
+    KEPT = "kept"
+    RUNNING = "running"
+    FORGOTTEN = "forgotten"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

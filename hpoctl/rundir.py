@@ -100,11 +100,19 @@ class RunDir:
     def journal(self) -> Path:
         return self.path / "study.journal"
 
+    def asked(self, program: str) -> Path:
+        """The last answer of one of the batch system's programs, shared by all who ask."""
+        return self.path / f".{program}.json"
+
     def script(self, array: str) -> Path:
         return self.path / f"{array}.sh"
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:05d}"
+
+    def undelivered(self) -> int:
+        """How many results wait in the spool for somebody who tells the study."""
+        return sum(1 for _ in self.spool.glob("*.json"))
 
     def create(self, sweep_text: str, run: Run) -> None:
         """Makes the folder, its text and its plan; plan.json comes last and makes it a run."""

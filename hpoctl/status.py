@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
+from hpoctl import hours
+from hpoctl.hours import GpuHours, Line
+from hpoctl.record import (
+    Charge,
+    Fate,
+    Look,
+    Summary,
+    TaskRecord,
+    TaskState,
+    TrialState,
+    WorkerId,
+    WorkerRecord,
+)
 from hpoctl.rundir import Run
 from hpoctl.words import Gist
 
@@ -15,6 +27,7 @@ LIVE = (
     TaskState.RUNNING,
     TaskState.COMPLETING,
     TaskState.SUSPENDED,
+    TaskState.STOPPED,
     TaskState.REQUEUED,
     TaskState.UNKNOWN,  # a word of Slurm that is new to us
 )
@@ -34,17 +47,13 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuHours:
-    """GPU-hours of all workers: allocated, of these training, and of these starting up."""
-
-    allocated: float
-    training: float
-    startup: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A study at a glance, with its workers and what it has cost."""
+    """A study at a glance, with its workers and what it has cost.
+
+    `lost` are trials that run in the study's eyes, but whose worker is gone; `undelivered` counts
+    the results that the study has not got. The batch system's words are `age_s` old, None without
+    any; where it does not answer, `silence` says why.
+    """
 
     run: Run
     run_dir: Path
@@ -54,6 +63,10 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     gpu_hours: GpuHours
     eta_s: float | None
+    lost: tuple[int, ...] = ()
+    undelivered: int = 0
+    silence: str | None = None
+    age_s: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -66,30 +79,33 @@ class Status:
         return sum(self.summary.counts.values()) - unfinished
 
     @property
-    def lost(self) -> int:
-        """Trials that run in the study's eyes, but whose worker is gone."""
-        return sum(w.trial is not None and w.state not in LIVE for w in self.workers)
+    def spent(self) -> str | None:
+        """Why no further trial starts: what the workers said that left for it."""
+        reasons = (worker.reason or "" for worker in self.workers)
+        return next((r for r in reasons if r.startswith("budget.") and self.waiting), None)
 
     @property
     def live_workers(self) -> int:
         return sum(worker.state in LIVE for worker in self.workers)
 
 
-def join_workers(
-    workers: Sequence[WorkerRecord], tasks: Sequence[TaskRecord]
-) -> tuple[WorkerStatus, ...]:
-    """Every worker that ever started and every task that the batch system still knows."""
+def join_workers(workers: Sequence[WorkerRecord], look: Look) -> tuple[WorkerStatus, ...]:
+    """Every task that ever had a worker, by its last one, and every task that is still known."""
     by_task = {worker.task: worker for worker in workers}
-    known = {task.task: task for task in tasks}
+    known = {task.task: task for task in look.tasks}
     names = [*known, *(task for task in by_task if task not in known)]
-    return tuple(_join(name, by_task.get(name), known.get(name)) for name in names)
+    unknown = TaskState.GONE if look.asked_at else TaskState.UNKNOWN
+    return tuple(_join(name, by_task.get(name), known.get(name), unknown) for name in names)
 
 
-def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> WorkerStatus:
-    if worker is not None and worker.ended_at is not None:
+def _join(
+    name: str, worker: WorkerRecord | None, task: TaskRecord | None, unknown: TaskState
+) -> WorkerStatus:
+    again = worker is not None and task is not None and task.restarts > worker.restarts
+    if worker is not None and worker.ended_at is not None and not again:
         state = TaskState.FAILED if worker.failed else TaskState.COMPLETED
     elif task is None:
-        state = TaskState.GONE
+        state = unknown
     else:
         state = task.state
     return WorkerStatus(
@@ -102,16 +118,24 @@ def _join(name: str, worker: WorkerRecord | None, task: TaskRecord | None) -> Wo
     )
 
 
-def gpu_hours(workers: Sequence[WorkerRecord], tasks: Sequence[TaskRecord], now: float) -> GpuHours:
-    """The sums over all workers up to `now`, or to the last sign of life of those that are gone."""
-    live = {task.task for task in tasks if task.state in LIVE}
-    allocated = training = startup = 0.0
-    for worker in workers:
-        end = worker.ended_at or (now if worker.task in live else worker.seen_at)
-        allocated += worker.gpus * (end - worker.started_at)
-        training += worker.gpus * worker.training_s
-        startup += worker.gpus * ((worker.ready_at or end) - worker.started_at)
-    return GpuHours(allocated=allocated / 3600, training=training / 3600, startup=startup / 3600)
+def lost_trials(workers: Iterable[WorkerRecord], fates: Mapping[WorkerId, Fate]) -> tuple[int, ...]:
+    """The trials of workers that the batch system knows as gone, or not at all."""
+    gone = (Fate.GONE, Fate.FORGOTTEN)
+    trials = [w.trial for w in workers if w.trial is not None and fates[w.id] in gone]
+    return tuple(sorted(trials))
+
+
+def ledger(
+    workers: Sequence[WorkerRecord], look: Look, charges: Sequence[Charge], now: float
+) -> tuple[Line, ...]:
+    """All allocations up to `now`, or to the last sign of life of workers that are gone."""
+    live = {(task.task, task.restarts) for task in look.tasks if task.state in LIVE}
+
+    def until(worker: WorkerRecord) -> float:
+        alive = (worker.task, worker.restarts) in live
+        return worker.ended_at or (now if alive else worker.seen_at)
+
+    return hours.ledger(workers, until, tasks=look.tasks, charges=charges, now=now)
 
 
 def eta_s(summary: Summary, workers: Sequence[WorkerStatus]) -> float | None:

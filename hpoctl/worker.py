@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
-from hpoctl import child, config, objectives, spool
+from hpoctl import child, config, lost, objectives, spool
 from hpoctl.child import Errand
 from hpoctl.errors import Unreachable
-from hpoctl.lease import Watch
+from hpoctl.lost import Observer
 from hpoctl.record import TrialState, WorkerRecord
 from hpoctl.relay import Relay, in_words
 from hpoctl.rundir import Run, RunDir
@@ -46,6 +46,8 @@ class Allocation:
     gpus: int
     trials: int | None
     walltime_s: float | None
+    restarts: int = 0
+    at: float | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Allocation:
@@ -57,6 +59,8 @@ class Allocation:
             gpus=int(environ.get("HPOCTL_GPUS") or 0),
             trials=int(environ.get("HPOCTL_TRIALS_PER_TASK") or 0) or None,
             walltime_s=float(environ.get("HPOCTL_WALLTIME_S") or 0) or None,
+            restarts=int(environ.get("HPOCTL_RESTARTS") or 0),
+            at=float(environ.get("HPOCTL_ALLOCATED_AT") or 0) or None,
         )
 
 
@@ -91,7 +95,7 @@ class Worker:
     store: Store
     allocation: Allocation
     record: WorkerRecord = field(init=False)
-    watch: Watch = field(init=False)
+    watch: Observer = field(init=False)
     submitted_at: float = field(init=False)
     told_to_leave: str | None = field(default=None, init=False)
     longest_s: float = field(default=0.0, init=False)
@@ -106,9 +110,12 @@ class Worker:
                 gpus=self.allocation.gpus,
                 started_at=now,
                 seen_at=now,
+                restarts=self.allocation.restarts,
+                allocated_at=self.allocation.at,
             )
         )
-        self.watch = Watch(self.sweep.lease.total_seconds())
+        lease_s = self.sweep.lease.total_seconds()
+        self.watch = lost.observe(self.run.backend, self.run_dir, lease_s)
         # A drain reaches tasks too that were pending then: what counts is when they were submitted.
         times = {submission.id: submission.at for submission in self.run_dir.submissions()}
         array = self.allocation.task.rpartition("_")[0]
@@ -153,18 +160,22 @@ class Worker:
         self.told_to_leave = f"told to by {signal.Signals(number).name}"
 
     def beat(self) -> None:
-        """A sign of life, and a look at the others': whoever gives none has lost its trial.
+        """A sign of life, and a look at the others': whoever is gone has lost its trial.
 
         An outage is no reason to disturb the trial that runs.
         """
         try:
             self.record = replace(self.record, seen_at=time.time())
             self.store.check_in(self.record, patience_s=0.0)
-            silent = self.watch.look(self.store.workers(), time.monotonic()) - {self.record.id}
-            if silent:
+            others = [worker for worker in self.store.workers() if worker.id != self.record.id]
+            self.store.rest()  # the batch system may take its time
+            gone = self.watch.look(others, time.monotonic())
+            if gone:
                 spool.deliver(self.run_dir, self.store)
-                returned = self.store.return_lost(lambda worker: worker in silent)
-                log.info("trials %s of silent workers wait again", returned)
+                returned = self.store.return_lost(
+                    lambda worker: worker in gone, cancelled_at=self.run_dir.cancelled_at()
+                )
+                log.info("trials %s of workers that are gone wait again", returned)
         except Unreachable as wrong:
             log.warning("no sign of life given: %s", wrong)
         finally:
@@ -194,6 +205,7 @@ class Worker:
 
     def _run_trial(self, objective: Objective, claim: Claim) -> None:
         begun = time.monotonic()
+        self.record = replace(self.record, trial_at=time.time())
         errand = self._errand(claim)
         ours, theirs = _fork.Pipe()
         process = _fork.Process(target=child.run, args=(objective, errand, theirs, ours))
@@ -207,6 +219,7 @@ class Worker:
             self.record,
             trials=self.record.trials + 1,
             training_s=self.record.training_s + took,
+            trial_at=None,
         )
         spool.tell(self.run_dir, self.store, result)
         log.info("trial %d %s in %.1f s", claim.number, in_words(result), took)

@@ -79,6 +79,7 @@ def open_desk(folder: Path) -> Desk:
         "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
         "HOME": str(folder / "home"),
         "XDG_STATE_HOME": str(folder / "state"),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # a checkout that is not installed
     }
     return Desk(here, environ)
 
@@ -308,7 +309,7 @@ def test_status_as_json_has_the_promised_keys(finished: Desk) -> None:
     } <= set(status)  # fmt: skip
     assert set(status["counts"]) == {"waiting", "running", "complete", "pruned", "failed"}
     assert set(status["budget"]) == {"trials", "gpu_hours"}
-    assert set(status["gpu_hours"]) == {"allocated", "training", "startup"}
+    assert set(status["gpu_hours"]) == {"allocated", "training", "startup", "idle", "charged"}
     assert {"number", "values", "params"} <= set(status["best"])
     assert len(status["workers"]) == 3
     for worker in status["workers"]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from hpoctl.record import Summary, TaskRecord, TaskState, TrialState, WorkerRecord
+from hpoctl.hours import GpuHours
+from hpoctl.record import Fate, Look, Summary, TaskRecord, TaskState, TrialState, WorkerRecord
 from hpoctl.rundir import Run
-from hpoctl.status import GpuHours, Status, WorkerStatus, eta_s, gpu_hours, join_workers
+from hpoctl.status import Status, WorkerStatus, eta_s, join_workers, ledger, lost_trials
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 
@@ -21,6 +22,10 @@ def worker(task: str, **known: Any) -> WorkerRecord:
 def joined(task: str, state: TaskState, **known: Any) -> WorkerStatus:
     fields: dict[str, Any] = {"node": None, "trial": None, "trials": 0, "reason": None}
     return WorkerStatus(task=task, state=state, **{**fields, **known})
+
+
+def look(*tasks: TaskRecord) -> Look:
+    return Look(tasks=tasks, asked_at=1.0)
 
 
 def summary(workers: tuple[WorkerRecord, ...] = (), **counts: int) -> Summary:
@@ -48,32 +53,32 @@ def status_of(*workers: WorkerStatus, counts: Summary | None = None) -> Status:
 def test_a_worker_has_the_state_of_its_task_and_the_trial_of_the_study() -> None:
     known = worker("7_0", trial=4, trials=2)
     task = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
-    assert join_workers([known], [task]) == (
+    assert join_workers([known], look(task)) == (
         joined("7_0", TaskState.RUNNING, node="n1", trial=4, trials=2),
     )
 
 
 def test_a_task_that_waits_is_shown_with_its_reason() -> None:
     task = TaskRecord(task="7_1", state=TaskState.PENDING, reason="Priority")
-    assert join_workers([], [task]) == (joined("7_1", TaskState.PENDING, reason="Priority"),)
+    assert join_workers([], look(task)) == (joined("7_1", TaskState.PENDING, reason="Priority"),)
 
 
 def test_a_worker_that_said_goodbye_is_completed_whatever_the_batch_system_knows() -> None:
     left = worker("7_0", ended_at=9.0, reason="no trial waits")
     running = TaskRecord(task="7_0", state=TaskState.RUNNING, node="n1")
     for tasks in ([], [running]):
-        (shown,) = join_workers([left], tasks)
+        (shown,) = join_workers([left], look(*tasks))
         assert (shown.state, shown.reason) == (TaskState.COMPLETED, "no trial waits")
 
 
 def test_a_worker_without_goodbye_and_without_a_task_is_gone() -> None:
-    (shown,) = join_workers([worker("7_0", trial=3)], [])
+    (shown,) = join_workers([worker("7_0", trial=3)], look())
     assert (shown.state, shown.trial) == (TaskState.GONE, 3)
 
 
 def test_every_task_and_every_worker_is_shown_once() -> None:
     tasks = [TaskRecord(task=name, state=TaskState.RUNNING) for name in ("7_0", "7_1")]
-    shown = join_workers([worker("6_0", ended_at=1.0), worker("7_1")], tasks)
+    shown = join_workers([worker("6_0", ended_at=1.0), worker("7_1")], look(*tasks))
     assert [one.task for one in shown] == ["7_0", "7_1", "6_0"]
 
 
@@ -92,27 +97,43 @@ def test_finished_trials_ended_whatever_way() -> None:
     assert (now.waiting, now.finished) == (4, 5)
 
 
-def test_gpu_hours_of_a_running_worker_count_to_now() -> None:
-    running = worker("7_0", gpus=2, ready_at=1800.0, training_s=3600.0, seen_at=5000.0)
-    task = TaskRecord(task="7_0", state=TaskState.RUNNING)
-    assert gpu_hours([running], [task], now=7200.0) == GpuHours(
-        allocated=4.0, training=2.0, startup=1.0
-    )
-
-
-def test_gpu_hours_of_a_worker_that_is_gone_count_to_its_last_sign_of_life() -> None:
-    gone = worker("7_0", ready_at=0.0, seen_at=1800.0)
+def test_gpu_hours_count_to_now_while_slurm_knows_the_worker_and_else_to_its_last_sign() -> None:
+    known = worker("7_0", ready_at=0.0, seen_at=1800.0)
+    running = TaskRecord(task="7_0", state=TaskState.RUNNING)
+    again = TaskRecord(task="7_0", state=TaskState.RUNNING, restarts=1)
     ended = worker("7_1", ready_at=0.0, seen_at=1800.0, ended_at=3600.0)
-    assert gpu_hours([gone], [], now=1e9).allocated == 0.5
-    assert gpu_hours([ended], [], now=1e9).allocated == 1.0
+
+    def allocated(one: WorkerRecord, *tasks: TaskRecord) -> float:
+        return sum(line.allocated_s for line in ledger([one], look(*tasks), (), 7200.0))
+
+    assert allocated(known, running) == 7200
+    assert allocated(known) == allocated(known, again) == 1800
+    assert allocated(ended) == 3600
 
 
-def test_a_worker_that_never_got_ready_only_started_up() -> None:
-    starting = worker("7_0")
-    task = TaskRecord(task="7_0", state=TaskState.RUNNING)
-    assert gpu_hours([starting], [task], now=3600.0) == GpuHours(
-        allocated=1.0, training=0.0, startup=1.0
+def test_a_trial_is_lost_whose_worker_slurm_knows_as_gone_or_not_at_all() -> None:
+    fates = (Fate.GONE, Fate.FORGOTTEN, Fate.KEPT, Fate.RUNNING, Fate.UNKNOWN)
+    workers = [worker(fate, trial=number) for number, fate in enumerate(fates)]
+    assert lost_trials(workers, {one.id: Fate(one.task) for one in workers}) == (0, 1)
+
+
+def test_a_budget_that_is_spent_is_told_while_trials_wait() -> None:
+    left = joined("7_0", TaskState.COMPLETED, reason="budget.time is spent")
+    assert status_of(left, counts=summary(waiting=1)).spent == "budget.time is spent"
+    assert status_of(left, counts=summary(complete=1)).spent is None
+
+
+def test_where_the_batch_system_never_answered_a_worker_is_unknown_and_not_gone() -> None:
+    (shown,) = join_workers([worker("7_0")], Look(silence="away"))
+    assert shown.state is TaskState.UNKNOWN
+
+
+def test_a_task_that_waits_again_is_pending_whatever_its_former_life_said() -> None:
+    left = worker("7_0", ended_at=9.0, reason="gone without a word", failed=True)
+    (shown,) = join_workers(
+        [left], look(TaskRecord(task="7_0", state=TaskState.PENDING, restarts=1))
     )
+    assert shown.state is TaskState.PENDING
 
 
 def test_the_time_left_is_the_pace_so_far_over_the_workers_that_run() -> None:

@@ -11,13 +11,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.plan import JobArray, Limits
-from hpoctl.record import TaskRecord, TaskState
+from hpoctl.record import (
+    Charge,
+    Fate,
+    Look,
+    TaskRecord,
+    TaskState,
+    WorkerId,
+    WorkerRecord,
+)
 from hpoctl.rundir import RunDir
 from hpoctl.script import body, exports
 
@@ -146,6 +154,51 @@ def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:
         for array in ids
         for index in range(counts.get(array, 0))
     )
+
+
+def look(ids: Sequence[str], run_dir: RunDir) -> Look:
+    """The same; this machine always answers."""
+    return Look(tasks=tasks(ids, run_dir), asked_at=time.time())
+
+
+def fates_by(
+    look: Look, workers: Sequence[WorkerRecord], run_dir: RunDir
+) -> Mapping[WorkerId, Fate]:
+    """What this machine knows of these workers now: nothing of those of another machine."""
+    here = os.uname().nodename.partition(".")[0]
+    return {
+        worker.id: _fate(worker, run_dir)
+        if worker.node.partition(".")[0] == here
+        else Fate.FORGOTTEN
+        for worker in workers
+    }
+
+
+def fates(
+    workers: Sequence[WorkerRecord], run_dir: RunDir, *, newer_than: float, patience_s: float
+) -> tuple[float, Mapping[WorkerId, Fate]]:
+    """The same, as of this moment."""
+    return time.time(), fates_by(Look(), workers, run_dir)
+
+
+def _fate(worker: WorkerRecord, run_dir: RunDir) -> Fate:
+    """By the process, which must be a worker of this run, as ids of processes come again."""
+    try:
+        words = Path(f"/proc/{worker.pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return Fate.GONE
+    named = run_dir.path.name in (Path(word).name for word in words)
+    return Fate.RUNNING if named and "worker" in words else Fate.GONE
+
+
+def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """None: this machine charges nobody."""
+    return None
+
+
+def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """The same."""
+    return None
 
 
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:

@@ -18,16 +18,18 @@ _WATCH_S = 5.0
 @click.command()
 @click.argument("study", default="last")
 @click.option("--watch", is_flag=True, help="Show it again every few seconds until it has ended.")
+@click.option("--repair", is_flag=True, help="First queue lost trials again, deliver results.")
 @formatted
-def status(study: str, watch: bool, form: str) -> None:
+def status(study: str, watch: bool, repair: bool, form: str) -> None:
     """Show counts, the best trial and the workers of STUDY."""
-    now = control.read_status(study)
+    repaired = control.repair(study, output.say) if repair else None
+    now = control.read_status(study, accounting=repair)
     if watch:
         with output.live_status() as show:
             while show(now) or now.live_workers:
                 time.sleep(_WATCH_S)
                 now = control.read_status(study)
-    output.show_status(now, Format(form))
+    output.show_status(now, Format(form), repaired)
 
 
 @click.command()

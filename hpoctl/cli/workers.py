@@ -28,7 +28,8 @@ def workers() -> None:
 def add(study: str, count: int, form: str, **resources: str | None) -> None:
     """Attach workers to STUDY while it runs; the budget stays what it was."""
     changed = [f"resources.{key}={value}" for key, value in resources.items() if value is not None]
-    output.show_submitted(control.add_workers(study, count, changed), Format(form), "attached")
+    attached = control.add_workers(study, count, changed, output.say)
+    output.show_submitted(attached, Format(form), "attached")
 
 
 @workers.command("list")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.opened import Submitted
     from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
+    from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
 
@@ -23,6 +24,7 @@ _HOMES = {
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
     "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
+    "repair": ("Repaired", "repair"),
     "starter": ("init",),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
 }
@@ -37,6 +39,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "Planned",
+    "Repaired",
     "Request",
     "Submitted",
     "add_workers",
@@ -50,6 +53,7 @@ __all__ = [
     "read_log",
     "read_status",
     "read_trials",
+    "repair",
     "run",
     "submit",
     "write_report",

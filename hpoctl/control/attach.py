@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hpoctl import status
 from hpoctl.control.opened import OpenRun, Submitted, open_run, submit_arrays
-from hpoctl.errors import BatchSystemError
+from hpoctl.control.repair import repair_run
 from hpoctl.plan import JobArray
 from hpoctl.record import TrialState
 from hpoctl.study.location import Kind
@@ -16,16 +16,21 @@ from hpoctl.study.location import Kind
 if TYPE_CHECKING:
     from hpoctl.sweep import Sweep
 
-_BETWEEN_LOOKS_S = 0.5
 
-
-def add_workers(study: str, workers: int, resources: Sequence[str]) -> Submitted:
+def add_workers(
+    study: str,
+    workers: int,
+    resources: Sequence[str],
+    note: Callable[[str], None] = lambda text: None,
+) -> Submitted:
     """Attaches workers to a study, never more than trials wait; `resources` are overrides.
 
-    Trials that were running on workers that are gone wait again before they are counted.
+    Trials that were running on workers that are gone wait again before they are counted; `note`
+    is told of a wait for that.
     """
     opened = open_run(study)
-    _return_lost(opened)
+    opened.refuse_strangers()
+    repair_run(opened, note)
     waiting = opened.summary().counts[TrialState.WAITING]
     run_dir, tasks = opened.run_dir, min(workers, waiting)
     if not tasks:
@@ -57,34 +62,17 @@ def _refuse_second_node(
     storage.refuse_several_machines(sweep, opened.location, workers + live, file, overrides)
 
 
-def _return_lost(opened: OpenRun) -> None:
-    """Queues trials of dead workers again. Unknown is not dead, and it takes two looks."""
-    if not opened.summary().counts[TrialState.RUNNING]:
-        return
-    live: set[str] = set()
-    for look in range(2):
-        time.sleep(look * _BETWEEN_LOOKS_S)
-        try:
-            tasks = opened.tasks()
-        except BatchSystemError:
-            return
-        live |= {task.task for task in tasks if task.state in status.LIVE}
-    cancelled_at = opened.run_dir.cancelled_at()
-    from hpoctl import spool
-
-    store = opened.store()
-    spool.deliver(opened.run_dir, store)
-    store.return_lost(lambda worker: worker.task not in live, cancelled_at=cancelled_at)
-
-
 def drain_workers(study: str) -> None:
     """Asks all workers of a study to finish their trial and leave."""
-    open_run(study).store().drain(time.time())
+    opened = open_run(study)
+    opened.refuse_strangers()
+    opened.store().drain(time.time())
 
 
 def cancel(study: str) -> Submitted:
     """Ends all arrays of a study; trials that wait stay in its queue."""
     opened = open_run(study)
+    opened.refuse_strangers()
     submissions = opened.run_dir.submissions()
     opened.run_dir.note_cancel(time.time())  # so that no trial has this end counted against it
     opened.backend.cancel([submission.id for submission in submissions], opened.run_dir)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hpoctl import rundir
 from hpoctl.backends import local, slurm
+from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray, Limits
-from hpoctl.record import Summary, TaskRecord
+from hpoctl.record import Charge, Fate, Look, Summary, TaskRecord, WorkerId, WorkerRecord
 from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.study.location import Location, locate
 from hpoctl.study.summary import UnknownSchema, summarize
@@ -32,6 +34,12 @@ class Backend(Protocol):
     ) -> str: ...
     def find(self, script: Path) -> str | None: ...
     def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
+    def look(self, ids: Sequence[str], run_dir: RunDir) -> Look: ...
+    def fates_by(
+        self, look: Look, workers: Sequence[WorkerRecord], run_dir: RunDir
+    ) -> Mapping[WorkerId, Fate]: ...
+    def charges(self, ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None: ...
+    def remembered(self, run_dir: RunDir) -> tuple[Charge, ...] | None: ...
     def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
     def limits(self) -> Limits: ...
 
@@ -81,8 +89,32 @@ class OpenRun:
 
     def tasks(self) -> tuple[TaskRecord, ...]:
         """Every array task as the batch system knows it now. Raises BatchSystemError."""
-        ids = [submission.id for submission in self.run_dir.submissions()]
-        return self.backend.tasks(ids, self.run_dir)
+        return self.backend.tasks(self.ids(), self.run_dir)
+
+    def look(self) -> Look:
+        """The same as of the last seconds, or longer ago if the batch system does not answer."""
+        return self.backend.look(self.ids(), self.run_dir)
+
+    def ids(self) -> list[str]:
+        """The ids of its arrays, each once."""
+        return list(dict.fromkeys(submission.id for submission in self.run_dir.submissions()))
+
+    def refuse_strangers(self) -> None:
+        """Raises StudyError where the run is another user's, who alone may change it."""
+        owner = self.run_dir.path.stat().st_uid
+        if os.geteuid() not in (0, owner):
+            name = _user(owner)
+            raise StudyError(
+                f"{self.run_dir.path} is a run of user {name}, who alone can change it:"
+                f" ask {name}, or submit a study of your own"
+            )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def open_run(study: str) -> OpenRun:

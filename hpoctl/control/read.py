@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl import status
+from hpoctl import hours, status
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import BatchSystemError, StudyError
-from hpoctl.record import TaskRecord, TrialRecord
+from hpoctl.record import Charge, TrialRecord
 from hpoctl.status import Status
 
 if TYPE_CHECKING:
     from hpoctl.report import Report
 
+log = logging.getLogger(__name__)
 _POLL_S = 0.5
 
 
-def read_status(study: str) -> Status:
-    """The study at a glance; changes nothing."""
+def read_status(study: str, *, accounting: bool = False) -> Status:
+    """The study at a glance; changes nothing. With `accounting`, beside what that knows now."""
     opened = open_run(study)
-    summary = opened.summary()
-    tasks = _tasks(opened)
-    workers = status.join_workers(summary.workers, tasks)
+    summary, look = opened.summary(), opened.look()
+    charged = _charges(opened) if accounting else None
+    charges = charged or opened.backend.remembered(opened.run_dir) or ()
+    now = time.time()
+    workers = status.join_workers(summary.workers, look)
+    alive = [worker for worker in summary.workers if worker.ended_at is None]
+    fates = opened.backend.fates_by(look, alive, opened.run_dir)
     return Status(
         run=opened.run,
         run_dir=opened.run_dir.path,
@@ -32,17 +38,22 @@ def read_status(study: str) -> Status:
         storage=str(opened.location),
         summary=summary,
         workers=workers,
-        gpu_hours=status.gpu_hours(summary.workers, tasks, time.time()),
+        gpu_hours=hours.total(status.ledger(summary.workers, look, charges, now), charged),
         eta_s=status.eta_s(summary, workers),
+        lost=status.lost_trials(alive, fates),
+        undelivered=opened.run_dir.undelivered(),
+        silence=look.silence,
+        age_s=now - look.asked_at if look.asked_at else None,
     )
 
 
-def _tasks(opened: OpenRun) -> tuple[TaskRecord, ...]:
-    """What the batch system says; nothing where it does not answer, as the study still does."""
+def _charges(opened: OpenRun) -> tuple[Charge, ...] | None:
+    """What accounting charges for the run; None where there is none, or where it is silent."""
     try:
-        return opened.tasks()
-    except BatchSystemError:
-        return ()
+        return opened.backend.charges(opened.ids(), opened.run_dir)
+    except BatchSystemError as wrong:
+        log.info("no word from accounting: %s", wrong)
+        return None
 
 
 def read_trials(study: str) -> tuple[list[TrialRecord], Sequence[str]]:
@@ -81,10 +92,13 @@ def write_report(study: str, out: Path | None) -> Report:
     from hpoctl import report
 
     opened = open_run(study)
+    look, charges = opened.look(), _charges(opened)
+    lines = status.ledger(opened.summary().workers, look, charges or (), time.time())
     return report.write(
         opened.store().records(),
         opened.sweep().metrics,
         report_dir=out or opened.run_dir.report,
         results_dir=out / "trial_results" if out else opened.run_dir.results,
         trials_dir=opened.run_dir.trials,
+        ledger=lines,
     )

@@ -24,7 +24,7 @@ from hpoctl.status import Status
 from hpoctl.words import Mode
 
 if TYPE_CHECKING:
-    from hpoctl.control import Planned, Submitted
+    from hpoctl.control import Planned, Repaired, Submitted
     from hpoctl.report import Report
 
 
@@ -124,11 +124,15 @@ def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
     suggest(f"status {shell_word(submitted.study)}")
 
 
-def show_status(status: Status, form: Format) -> None:
-    """`status`: counts, best, workers; the next command."""
+def show_status(status: Status, form: Format, repaired: Repaired | None = None) -> None:
+    """`status`: what was repaired, counts, best, workers; the next command."""
     if form is Format.JSON:
-        show_json(shapes.status_shape(status))
-    elif form is Format.QUIET:
+        done = {} if repaired is None else {"repaired": shapes.repaired_shape(repaired)}
+        show_json({**shapes.status_shape(status), **done})
+        return
+    if repaired is not None:
+        print(tables.repaired_line(repaired))
+    if form is Format.QUIET:
         print(f"{status.finished}/{sum(status.summary.counts.values())}")
     else:
         print(tables.status_text(status))
@@ -210,6 +214,7 @@ def show_report(report: Report, form: Format) -> None:
         "best_config": report.best_config,
         "trials_summary": report.trials_summary,
         "optimization_plot": report.optimization_plot,
+        "gpu_hours": report.gpu_hours,
         "trial_results": report.trial_results,
     }
     if form is Format.JSON:

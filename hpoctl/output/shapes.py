@@ -9,7 +9,7 @@ from hpoctl.record import TrialRecord
 from hpoctl.status import Status, WorkerStatus
 
 if TYPE_CHECKING:
-    from hpoctl.control import Submitted
+    from hpoctl.control import Repaired, Submitted
 
 
 def status_shape(status: Status) -> dict[str, object]:
@@ -28,11 +28,25 @@ def status_shape(status: Status) -> dict[str, object]:
             "allocated": hours.allocated,
             "training": hours.training,
             "startup": hours.startup,
+            "idle": hours.idle,
+            "charged": hours.charged,
         },
         "best": best
         and {"number": best.number, "values": best.values, "params": dict(best.params)},
         "workers": [worker_shape(worker) for worker in status.workers],
         "eta_s": status.eta_s,
+        "lost": status.lost,
+        "undelivered": status.undelivered,
+        "batch_system": {"age_s": status.age_s, "silence": status.silence},
+    }
+
+
+def repaired_shape(repaired: Repaired) -> dict[str, object]:
+    """What `status --repair` did: the trials' numbers."""
+    return {
+        "delivered": repaired.delivered,
+        "returned": repaired.returned,
+        "unheard": repaired.unheard,
     }
 
 

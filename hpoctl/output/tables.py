@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from hpoctl.plan import Cost, JobArray, Plan
-from hpoctl.record import TrialRecord, TrialState
+from hpoctl.record import TaskState, TrialRecord, TrialState
 from hpoctl.space import SearchSpace
 from hpoctl.status import Status, WorkerStatus
 from hpoctl.words import Mode
@@ -16,6 +16,8 @@ from hpoctl.words import Mode
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from hpoctl.control import Repaired
 
 _WIDTH_OF_A_FILE = 10_000
 _BAR = 40  # characters
@@ -78,16 +80,58 @@ def status_text(status: Status) -> str:
     ]
     hours = status.gpu_hours
     if hours.allocated:
-        parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup"
-        rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated, {parts}"))
-    if status.lost:
-        attach = f"hpoctl workers add {shlex.quote(status.run.study)} -n {status.lost}"
-        lost = f"{status.lost} trials have no worker: '{attach}' queues them again"
-        rows.append(("lost", lost))
+        parts = f"{hours.training:.3g} training, {hours.startup:.3g} startup, {hours.idle:.3g} idle"
+        disputed = f"; accounting has {hours.charged:.3g}" if hours.disputed else ""
+        rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated: {parts}{disputed}"))
+    if status.spent is not None:
+        pending = sum(worker.state is TaskState.PENDING for worker in status.workers)
+        leave = f": {pending} tasks that are pending leave as they start" if pending else ""
+        rows.append(("budget", f"{status.spent}{leave}"))
+    rows += [("to repair", line) for line in repair_lines(status)]
+    if status.silence is not None:
+        rows.append((str(status.run.backend), silence_line(status)))
     if status.eta_s:
         rows.append(("left", f"about {duration(timedelta(seconds=status.eta_s))}"))
     workers = ["", workers_text(status.workers)] if status.workers else []
     return "\n".join([_aligned(rows), *workers])
+
+
+def repair_lines(status: Status) -> list[str]:
+    """What `status --repair` would put right."""
+    lines = []
+    if status.lost:
+        some = "trials" if len(status.lost) > 1 else "trial"
+        lines.append(f"{some} {_numbers(status.lost)} without a worker")
+    if status.undelivered:
+        lines.append(f"{status.undelivered} results that the study has not got yet")
+    if lines:
+        lines[-1] += f": 'hpoctl status {shlex.quote(status.run.study)} --repair'"
+    return lines
+
+
+def silence_line(status: Status) -> str:
+    """That the batch system does not answer, and how old its last words are."""
+    if status.age_s is None:
+        return f"does not answer: {status.silence}"
+    return f"does not answer, states are {duration(timedelta(seconds=status.age_s))} old"
+
+
+def repaired_line(repaired: Repaired) -> str:
+    """What `status --repair` did."""
+    parts = []
+    if repaired.delivered:
+        parts.append(f"{len(repaired.delivered)} results delivered")
+    if repaired.returned:
+        some = "trials" if len(repaired.returned) > 1 else "trial"
+        again = "wait" if len(repaired.returned) > 1 else "waits"
+        parts.append(f"{some} {_numbers(repaired.returned)} {again} again")
+    if repaired.unheard:
+        parts.append(f"no word yet of the workers of trials {_numbers(repaired.unheard)}")
+    return ", ".join(parts) or "nothing to repair"
+
+
+def _numbers(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))
 
 
 def counts(status: Status) -> str:

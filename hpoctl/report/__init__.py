@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpoctl.errors import HpoctlError
+from hpoctl.hours import Line
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.report import folder, plot, ranking, table
 from hpoctl.report.ranking import best
@@ -26,12 +27,16 @@ _LOGGED = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Where the report was written; `best_config` is None while no trial is COMPLETE."""
+    """Where the report was written; `best_config` is None while no trial is COMPLETE.
+
+    `gpu_hours` is None before anything was allocated.
+    """
 
     report_dir: Path
     best_config: Path | None
     trials_summary: Path
     optimization_plot: Path
+    gpu_hours: Path | None
     trial_results: Path
 
 
@@ -42,17 +47,20 @@ def write(
     report_dir: Path,
     results_dir: Path,
     trials_dir: Path,
+    ledger: Sequence[Line] = (),
 ) -> Report:
     """Write the report of a study as it stands now, over an earlier one. Raises HpoctlError.
 
-    `trials_dir` is where the trials themselves left `00007/log.txt`, `checkpoint` and
-    `metrics.jsonl`; `results_dir` gets a folder `trial_7` for every trial that has started.
+    `ledger` is what the run was allocated. `trials_dir` is where the trials themselves left
+    `00007/log.txt`, `checkpoint` and `metrics.jsonl`; `results_dir` gets a folder `trial_7` for
+    every trial that has started.
     """
     report = Report(
         report_dir=report_dir,
         best_config=report_dir / "best_config.yaml" if best(records, metrics) else None,
         trials_summary=report_dir / "trials_summary.csv",
         optimization_plot=report_dir / "optimization_plot.png",
+        gpu_hours=report_dir / "gpu_hours.csv" if ledger else None,
         trial_results=results_dir,
     )
     try:
@@ -60,6 +68,8 @@ def write(
             made.mkdir(parents=True, exist_ok=True)
         _write_best(records, metrics, report_dir / "best_config.yaml")
         _replace(report.trials_summary, _bytes(table.trials_summary(records, metrics)))
+        if report.gpu_hours is not None:
+            _replace(report.gpu_hours, _bytes(table.gpu_hours(ledger)))
         _write_folders(records, metrics, results_dir, trials_dir)
         _replace(report.optimization_plot, plot.optimization_plot(records, metrics))
     except OSError as wrong:

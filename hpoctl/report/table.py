@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from hpoctl.hours import Line
 from hpoctl.record import TrialRecord
 from hpoctl.sweep import Metric
 
@@ -30,6 +31,21 @@ def trials_summary(records: Sequence[TrialRecord], metrics: Sequence[Metric]) ->
     for record in ordered:
         cells = _cells(record, metrics)
         writer.writerow([_text(cells.get(source, "")) for source in header.values()])
+    return "".join(lines.lines)
+
+
+def gpu_hours(ledger: Iterable[Line]) -> str:
+    """CSV with a header and one line an allocation: what it was given, and what it did with it."""
+    lines = _Lines()
+    writer = csv.writer(lines)
+    parts = ("allocated_s", "startup_s", "training_s", "idle_s")
+    writer.writerow(("task", "node", "gpus", "started", *parts, "trials", "known_from", "reason"))
+    for line in ledger:
+        seconds = (line.allocated_s, line.startup_s, line.training_s, line.idle_s)
+        started = _time(datetime.fromtimestamp(line.started_at, UTC))
+        what = (line.trials, line.known_from, _given(line.reason))
+        row = (line.task, _given(line.node), line.gpus, started)
+        writer.writerow([*row, *(f"{part:.1f}" for part in seconds), *what])
     return "".join(lines.lines)
 
 

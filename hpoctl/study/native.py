@@ -14,6 +14,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from hpoctl import hours
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, TrialState, WorkerId, WorkerRecord
 from hpoctl.space import Params
@@ -256,7 +257,7 @@ class NativeStore:
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of all workers of this study up to `now`, running ones included."""
-        return sum(worker.gpu_hours(now) for worker in self.workers())
+        return hours.spent(self.workers(), now, self._sweep.lease.total_seconds())
 
     def summary(self) -> Summary:
         """The study at a glance, by Optuna's own answers; slower than `study.summary`."""

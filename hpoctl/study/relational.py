@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import optuna
 
+from hpoctl import hours
 from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.space import Params
@@ -371,7 +372,7 @@ class RelationalStore:
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of all workers of this study up to `now`, running ones included."""
-        return sum(worker.gpu_hours(now) for worker in self.workers())
+        return hours.spent(self.workers(), now, self._sweep.lease.total_seconds())
 
     # Reading
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 
+from hpoctl.backends.slurm import queue
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import Int, SearchSpace
 from hpoctl.sweep import Sweep
@@ -63,3 +64,21 @@ def make_sweep(**keys: object) -> Sweep:
         "resources": {"python": sys.executable},
     }
     return Sweep.model_validate({**known, **keys})
+
+
+def squeue_line(
+    *,
+    job: str,
+    index: str,
+    state: str,
+    restarts: str = "0",
+    start: str = "N/A",
+    end: str = "N/A",
+    tres: str = "cpu=1,mem=100M,node=1,billing=1",
+    node: str = "",
+    reason: str = "None",
+) -> str:
+    """A line of squeue in the format that hpoctl asks for."""
+    cells = (job, index, state, restarts, start, end, tres, node, reason)
+    widths = [int(column.rpartition(":")[2]) for column in queue.FORMAT.split(",")]
+    return "".join(cell[:width].ljust(width) for cell, width in zip(cells, widths, strict=True))

@@ -11,10 +11,10 @@ from hpoctl.assets import read
 from hpoctl.backends import slurm
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray, Limits
-from hpoctl.record import TaskRecord, TaskState
+from hpoctl.record import TaskState
 from hpoctl.rundir import RunDir
 
-from .conftest import FakeProgram, make_sweep
+from .conftest import FakeProgram, make_sweep, squeue_line
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ARRAY = JobArray(name="round-1", tasks=10, at_once=4, trials_per_task=2)
@@ -113,42 +113,11 @@ def test_the_exports_of_a_script_survive_bash(run_dir: RunDir) -> None:
     assert shown.stdout == str(run_dir.path)
 
 
-# what squeue says: --format=%F_%K|%T|%N|%r
-
-
-def test_tasks_are_read_with_their_node_and_reason() -> None:
-    text = (
-        "1234_0|RUNNING|alvis1-01|None\n"
-        "1234_1|COMPLETED|alvis1-02|None\n"
-        "1234_2|PENDING||JobArrayTaskLimit\n"
-        "1235_0|PENDING||Dependency\n"
-        "1235_1|PENDING||(null)\n"
-        "1236_0|OUT_OF_MEMORY|alvis1-03|OutOfMemory\n"
-    )
-    assert slurm.parse_tasks(text)[:4] == (
-        TaskRecord(task="1234_0", state=TaskState.RUNNING, node="alvis1-01"),
-        TaskRecord(task="1234_1", state=TaskState.COMPLETED, node="alvis1-02"),
-        TaskRecord(task="1234_2", state=TaskState.PENDING, reason="JobArrayTaskLimit"),
-        TaskRecord(task="1235_0", state=TaskState.PENDING, reason="Dependency"),
-    )
-    assert slurm.parse_tasks(text)[5].state is TaskState.OUT_OF_MEMORY
-
-
-def test_a_state_that_hpoctl_does_not_know_is_unknown_and_never_success() -> None:
-    text = "7_0|STAGE_OUT|n1|None\n7_1|SPECIAL_EXIT|n1|None\n7_2|REVOKED||None\n"
-    assert {task.state for task in slurm.parse_tasks(text)} == {TaskState.UNKNOWN}
-
-
-def test_a_reason_may_hold_the_separator_and_other_lines_are_passed_over() -> None:
-    text = "slurm_load_jobs: note\n\n7_0|PENDING||Resources|Priority\n"
-    (task,) = slurm.parse_tasks(text)
-    assert task.reason == "Resources|Priority"
-
-
 def test_all_arrays_are_asked_for_in_one_question(
     fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
 ) -> None:
-    fake_program("squeue", f'echo "$@" >> {tmp_path}/asked; echo "7_0|RUNNING|n1|None"')
+    line = squeue_line(job="7", index="0", state="RUNNING")
+    fake_program("squeue", f'echo "$@" >> {tmp_path}/asked; echo "{line}"')
     (task,) = slurm.tasks(["7", "8", "9"], run_dir)
     assert task.state is TaskState.RUNNING
     (asked,) = (tmp_path / "asked").read_text().splitlines()

@@ -13,6 +13,7 @@ import pytest
 
 from hpoctl import report
 from hpoctl.errors import HpoctlError
+from hpoctl.hours import Line
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.report import Report
 from hpoctl.sweep import Metric
@@ -85,6 +86,7 @@ def test_a_report_is_where_it_says(run_dir: Path) -> None:
         report_dir=run_dir / "report",
         best_config=run_dir / "report" / "best_config.yaml",
         trials_summary=run_dir / "report" / "trials_summary.csv",
+        gpu_hours=None,
         optimization_plot=run_dir / "report" / "optimization_plot.png",
         trial_results=run_dir / "trial_results",
     )
@@ -97,6 +99,34 @@ def test_a_report_is_where_it_says(run_dir: Path) -> None:
     assert written.best_config.read_text().startswith("# trial 0: eval_loss 3.0\n")
     with written.trials_summary.open(newline="") as file:
         assert [row["state"] for row in csv.DictReader(file)] == [r.state.value for r in ALL]
+
+
+def test_what_was_allocated_is_a_table_of_its_own(run_dir: Path) -> None:
+    line = Line(
+        task="7_0",
+        node=None,
+        gpus=2,
+        started_at=0.0,
+        allocated_s=10.0,
+        startup_s=2.0,
+        training_s=7.0,
+        trials=1,
+        reason=None,
+        known_from="sacct",
+    )
+    written = report.write(
+        ALL,
+        [LOSS],
+        report_dir=run_dir / "report",
+        results_dir=run_dir / "trial_results",
+        trials_dir=run_dir / "trials",
+        ledger=[line],
+    )
+    assert written.gpu_hours is not None
+    assert written.gpu_hours.read_text() == (
+        "task,node,gpus,started,allocated_s,startup_s,training_s,idle_s,trials,known_from,reason\n"
+        "7_0,,2,1970-01-01T00:00:00.000Z,10.0,2.0,7.0,1.0,1,sacct,\n"
+    )
 
 
 def test_every_trial_that_has_started_has_a_folder(run_dir: Path) -> None:

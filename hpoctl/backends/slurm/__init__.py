@@ -5,22 +5,29 @@ Reads `-o` text, whose columns we name, and not `--json`, whose shape changes be
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.backends.slurm.ask import ask
+from hpoctl.backends.slurm import accounting, fate, queue
+from hpoctl.backends.slurm.ask import NotHere, ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray, Limits
-from hpoctl.record import TaskRecord, TaskState
+from hpoctl.record import Charge, Fate, Look, TaskRecord, WorkerId, WorkerRecord
 from hpoctl.rundir import RunDir, slug
 from hpoctl.script import body, exports
 
 if TYPE_CHECKING:
     from hpoctl.sweep import Sweep
 
+log = logging.getLogger(__name__)
+_FRESH_S = 4.0  # so old may an answer be for one who only looks, less than `status --watch` waits
+_GLANCE_S = 5.0  # a status without Slurm is better than none
+_PATIENCE_S = 20.0  # slurmctld is started again in less
 _LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
 _WARNING_S = 120  # before the walltime, when the worker is told to start no further trial
 
@@ -85,30 +92,77 @@ def find(script: Path) -> str | None:
 
 
 def tasks(ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]:
-    """All tasks of these arrays that Slurm still knows, in one question."""
-    if not ids:
-        return ()
-    question = ["squeue", "--noheader", "--array", f"--jobs={','.join(ids)}"]
+    """All tasks of these arrays that Slurm knows now. Raises BatchSystemError."""
+    known = queue.look(ids, run_dir, newer_than=time.time(), timeout_s=_PATIENCE_S)
+    if known.silence is not None:
+        raise BatchSystemError(known.silence)
+    return known.tasks
+
+
+def look(ids: Sequence[str], run_dir: RunDir) -> Look:
+    """The same for one who only looks: of the last seconds, or of longer ago than that."""
     try:
-        return parse_tasks(ask([*question, "--states=all", "--format=%F_%K|%T|%N|%r"]))
-    except BatchSystemError as refused:
-        if "Invalid job id" in str(refused):  # ended so long ago that Slurm forgot it
-            return ()
-        raise
+        return queue.look(ids, run_dir, newer_than=time.time() - _FRESH_S, timeout_s=_GLANCE_S)
+    except BatchSystemError as wrong:
+        return Look(silence=str(wrong))
 
 
-def parse_tasks(text: str) -> tuple[TaskRecord, ...]:
-    """The lines `job_index|state|node|reason` of squeue."""
-    rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
-    return tuple(
-        TaskRecord(
-            task=task,
-            state=TaskState(state),
-            node=node or None,
-            reason=None if reason in ("", "None") else reason,
-        )
-        for task, state, node, reason in rows
-    )
+def fates_by(
+    look: Look, workers: Sequence[WorkerRecord], run_dir: RunDir
+) -> Mapping[WorkerId, Fate]:
+    """What an answer of Slurm says of these workers."""
+    if not look.asked_at:
+        return {worker.id: Fate.UNKNOWN for worker in workers}
+    return fate.by_queue(workers, look.tasks)
+
+
+def fates(
+    workers: Sequence[WorkerRecord], run_dir: RunDir, *, newer_than: float, patience_s: float
+) -> tuple[float, Mapping[WorkerId, Fate]]:
+    """What Slurm knows of these workers, and when it said so: one question for all of the run.
+
+    What squeue has forgotten, sacct is asked, if there is one.
+    """
+    arrays = dict.fromkeys(submission.id for submission in run_dir.submissions())
+    arrays |= dict.fromkeys(worker.task.rpartition("_")[0] for worker in workers)
+    ids = [id_ for id_ in arrays if id_.isdigit()]
+    try:
+        known = queue.look(ids, run_dir, newer_than=newer_than, timeout_s=patience_s)
+    except NotHere:
+        return time.time(), {worker.id: Fate.FORGOTTEN for worker in workers}
+    except BatchSystemError as wrong:
+        known = Look(silence=str(wrong))
+    if known.silence is not None:
+        log.warning("Slurm does not answer: %s", known.silence)
+        return known.asked_at, {worker.id: Fate.UNKNOWN for worker in workers}
+    said = fate.by_queue(workers, known.tasks)
+    forgotten = [worker for worker in workers if said[worker.id] is Fate.FORGOTTEN]
+    return known.asked_at, {**said, **_accounted(forgotten, ids, run_dir, patience_s)}
+
+
+def _accounted(
+    workers: Sequence[WorkerRecord], ids: Sequence[str], run_dir: RunDir, patience_s: float
+) -> Mapping[WorkerId, Fate]:
+    if not workers:
+        return {}
+    try:
+        since = time.time() - _FRESH_S
+        known = accounting.charges(ids, run_dir, newer_than=since, timeout_s=patience_s)
+    except BatchSystemError as wrong:
+        log.info("no word from accounting: %s", wrong)
+        return {}
+    return fate.by_accounting(workers, known)
+
+
+def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...]:
+    """What accounting charges for all lives of these tasks. Raises BatchSystemError."""
+    since = time.time() - _FRESH_S
+    return accounting.charges(ids, run_dir, newer_than=since, timeout_s=_PATIENCE_S)
+
+
+def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
+    """The same as accounting was last asked, None if it never was; asks nobody."""
+    return accounting.remembered(run_dir)
 
 
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import time
 
 from hpoctl.errors import BatchSystemError
 
 _TIMEOUT_S = 60  # slurmctld answers late on a busy cluster, but a login node should not hang
+_PAUSE_S = 0.5  # before the second try, and twice as long before each further one
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is, and who asks
+# A surrounding job's SLURM_* would become options of ours, the others change what questions answer.
+# SBATCH_* are a user's own defaults for every sbatch, but for what our scripts say themselves:
+# the environment would win over them.
+_FOREIGN = re.compile(
+    "(SLURM|SLURMD|SALLOC|SRUN|SQUEUE|SACCT|SACCTMGR|SCANCEL|SCONTROL|SINFO)_"
+    "|SBATCH_(ARRAY_INX|ERROR|INPUT|JOB_NAME|OPEN_MODE|OUTPUT|SIGNAL|TIMELIMIT|WAIT)$"
+)
+_PASSING = re.compile(
+    "unable to contact slurm controller|zero bytes were transmitted|socket timed out"
+    "|connection (refused|reset|timed out)|connect failure|slurm backup controller in standby"
+    "|unable to contact slurm ?dbd|no answer within|try again",
+    re.IGNORECASE,
+)
+
+
+class NotHere(BatchSystemError):
+    """There is no such program, or no such service, on this cluster."""
 
 
 def ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
     """One Slurm command's standard output. Raises BatchSystemError with argv and stderr."""
     shown = " ".join(argv)
-    # A surrounding allocation's SLURM_* would silently become options of ours.
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
     try:
-        done = subprocess.run(argv, text=True, capture_output=True, timeout=timeout_s, env=env)
+        done = subprocess.run(
+            argv, text=True, capture_output=True, timeout=timeout_s, env=_environ(argv[0])
+        )
     except FileNotFoundError:
-        raise BatchSystemError(
+        raise NotHere(
             f"{argv[0]} is not on this machine: run this on the login node, or add --backend local"
         ) from None
     except subprocess.TimeoutExpired as late:
@@ -27,3 +48,28 @@ def ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
         complaint = " ".join(done.stderr.split()).removeprefix(f"{argv[0]}: error: ")
         raise BatchSystemError(f"{shown}: {complaint or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def ask_patiently(argv: list[str], *, timeout_s: float) -> str:
+    """The same, asked again for `timeout_s` in all while slurmctld is away, as in a restart."""
+    end, pause_s = time.monotonic() + timeout_s, _PAUSE_S
+    while True:
+        try:
+            return ask(argv, timeout_s=max(0.1, end - time.monotonic()))
+        except BatchSystemError as wrong:
+            if not _PASSING.search(str(wrong)) or time.monotonic() + pause_s >= end:
+                raise
+        time.sleep(pause_s)
+        pause_s *= 2
+
+
+def _environ(program: str) -> dict[str, str]:
+    """Ours, without what would silently change a command of ours."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or not _FOREIGN.match(name)
+    }
+    if program in ("squeue", "sacct"):  # and not sbatch, which would hand it to the job
+        kept["SLURM_TIME_FORMAT"] = "%s"  # seconds since 1970, whatever the time zone
+    return kept

@@ -1,0 +1,137 @@
+"""Whether a worker is gone, by what Slurm says: a task id is not a life."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hpoctl.backends import slurm
+from hpoctl.backends.slurm import accounting, fate
+from hpoctl.record import Fate, TaskRecord, TaskState, WorkerId, WorkerRecord
+from hpoctl.rundir import RunDir
+
+from ..conftest import FakeProgram, squeue_line
+
+
+def worker(task: str = "7_0", *, restarts: int = 0, started_at: float = 1000.0) -> WorkerRecord:
+    return WorkerRecord(
+        task=task, node="n1", pid=1, gpus=1, started_at=started_at, restarts=restarts
+    )
+
+
+def by_state(state: TaskState, *, restarts: int = 0, known: int = 0) -> Fate:
+    task = TaskRecord(task="7_0", state=state, restarts=restarts)
+    return fate.by_queue([worker(restarts=known)], [task])[WorkerId("7_0", 1)]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (TaskState.RUNNING, Fate.RUNNING),
+        (TaskState.SUSPENDED, Fate.KEPT),
+        (TaskState.STOPPED, Fate.KEPT),
+        (TaskState.COMPLETING, Fate.UNKNOWN),
+        (TaskState.REQUEUED, Fate.UNKNOWN),
+        (TaskState.UNKNOWN, Fate.UNKNOWN),
+        (TaskState.PENDING, Fate.GONE),
+        (TaskState.COMPLETED, Fate.GONE),
+        (TaskState.FAILED, Fate.GONE),
+        (TaskState.CANCELLED, Fate.GONE),
+        (TaskState.TIMEOUT, Fate.GONE),
+        (TaskState.NODE_FAIL, Fate.GONE),
+        (TaskState.BOOT_FAIL, Fate.GONE),
+        (TaskState.DEADLINE, Fate.GONE),
+        (TaskState.OUT_OF_MEMORY, Fate.GONE),
+        (TaskState.PREEMPTED, Fate.GONE),
+    ],
+)
+def test_a_state_says_whether_a_worker_can_still_be_there(state: TaskState, expected: Fate) -> None:
+    assert by_state(state) is expected
+
+
+def test_a_task_that_runs_again_says_nothing_good_of_its_former_life() -> None:
+    assert by_state(TaskState.RUNNING, restarts=1) is Fate.GONE
+    assert by_state(TaskState.SUSPENDED, restarts=2, known=1) is Fate.GONE
+    assert by_state(TaskState.RUNNING, restarts=1, known=1) is Fate.RUNNING
+
+
+def test_a_task_that_squeue_does_not_list_is_forgotten_and_not_gone() -> None:
+    assert fate.by_queue([worker()], []) == {WorkerId("7_0", 1): Fate.FORGOTTEN}
+
+
+# sacct -nPXD -o JobID,Submit,Start,End,State,ElapsedRaw,AllocTRES, of 22.05 but for the node's name
+SACCT = """\
+7_0|1000|1000|1020|FAILED|20|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
+7_1|1000|1000|1004|REQUEUED|4|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
+7_2|1000|1004|Unknown|RUNNING|17|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
+7_1|1004|Unknown|Unknown|PENDING|0|
+7_[3-9%2]|1000|Unknown|Unknown|PENDING|0|
+7_10|1000|2000|2005|CANCELLED by 1000|5|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
+"""
+
+
+def fate_by_accounting(who: WorkerRecord) -> Fate:
+    charges = [charge for _, charge in accounting.parse(SACCT)]
+    return fate.by_accounting([who], charges)[who.id]
+
+
+def test_accounting_knows_the_end_of_what_squeue_has_forgotten() -> None:
+    assert fate_by_accounting(worker("7_0", started_at=1002.0)) is Fate.GONE
+    assert fate_by_accounting(worker("7_1", started_at=1002.0)) is Fate.GONE
+    assert fate_by_accounting(worker("7_10", started_at=2001.0)) is Fate.GONE
+
+
+def test_an_accounting_that_is_late_or_purged_has_nothing_to_say() -> None:
+    assert fate_by_accounting(worker("7_2", started_at=1006.0)) is Fate.FORGOTTEN
+    assert fate_by_accounting(worker("7_4", started_at=1006.0)) is Fate.FORGOTTEN
+    assert fate_by_accounting(worker("7_10", started_at=1500.0)) is Fate.FORGOTTEN
+
+
+@pytest.mark.parametrize(
+    "sacct",
+    [
+        "echo 'Slurm accounting storage is disabled' >&2; exit 1",
+        "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1",
+        "sleep 9",
+        "true",
+    ],
+)
+def test_without_an_answer_of_accounting_the_lease_decides(
+    fake_program: FakeProgram, run_dir: RunDir, sacct: str
+) -> None:
+    fake_program("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    fake_program("sacct", sacct)
+    begun = time.monotonic()
+    _, fates = slurm.fates([worker()], run_dir, newer_than=0.0, patience_s=1.0)
+    assert fates == {WorkerId("7_0", 1): Fate.FORGOTTEN}
+    assert time.monotonic() - begun < 4
+
+
+def test_a_slurm_that_does_not_answer_kills_nobody(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program("squeue", "echo 'squeue: error: Socket timed out on send/recv' >&2; exit 1")
+    _, fates = slurm.fates([worker()], run_dir, newer_than=0.0, patience_s=1.0)
+    assert fates == {WorkerId("7_0", 1): Fate.UNKNOWN}
+
+
+def test_where_there_is_no_squeue_the_lease_decides(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    _, fates = slurm.fates([worker()], run_dir, newer_than=0.0, patience_s=1.0)
+    assert fates == {WorkerId("7_0", 1): Fate.FORGOTTEN}
+
+
+def test_all_workers_are_asked_about_in_one_question(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    line = squeue_line(job="7", index="0", state="RUNNING")
+    calls = run_dir.path / "calls"
+    fake_program("squeue", f"echo x >> '{calls}'; echo '{line}'")
+    fake_program("sacct", "true")
+    crowd = [worker("7_0"), *(worker(f"8_{index}") for index in range(99))]
+    _, fates = slurm.fates(crowd, run_dir, newer_than=0.0, patience_s=5.0)
+    assert (fates[crowd[0].id], fates[crowd[1].id]) == (Fate.RUNNING, Fate.FORGOTTEN)
+    assert calls.read_text() == "x\n"

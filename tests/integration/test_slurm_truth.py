@@ -1,0 +1,132 @@
+"""Lost trials on a real Slurm: a task id is not a life, and a suspended worker is not dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from servers import Slurm, wait_for
+
+from integration.conftest import MakeSweep, Sweep
+
+ONE: dict[str, Any] = {
+    "mode": "sequential",
+    "budget": {"trials": 1},
+    "objective_args": {"seconds": 12, "steps": 1},
+}
+
+
+def running(sweep: Sweep) -> int:
+    """How many trials run in the study's eyes."""
+    return sum(worker.trial is not None for worker in sweep.summary().workers)
+
+
+def start(sweep: Sweep, trials: int = 1) -> tuple[Slurm, str]:
+    (array,) = sweep.submit()
+    wait_for(lambda: running(sweep) == trials, 60, f"{trials} trials run")
+    assert sweep.slurm is not None
+    return sweep.slurm, array
+
+
+def repair(sweep: Sweep) -> dict[str, Any]:
+    answer: dict[str, Any] = sweep.ask_json("status", sweep.study, "--repair")
+    return answer
+
+
+def test_a_trial_of_a_task_that_waits_again_is_lost_and_one_that_is_suspended_is_not(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **{**ONE, "mode": "async", "workers": 2, "lease": "2s", "budget": {"trials": 2}},
+    )
+    slurm, array = start(sweep, 2)
+    slurm.ask("scontrol", "suspend", f"{array}_0")
+    slurm.ask("scontrol", "requeue", f"{array}_1")
+    wait_for(lambda: "PENDING" in slurm.ask("squeue", "-ho%T", "-r", f"-j{array}"), 60, "requeued")
+    lost = {w.task: w.trial for w in sweep.summary().workers}[f"{array}_1"]
+
+    seen = sweep.status()
+    assert (seen["lost"], "repaired" in seen) == ([lost], False)
+    assert seen["counts"]["running"] == 2
+    done = repair(sweep)
+    assert done["repaired"] == {"delivered": [], "returned": [lost], "unheard": []}
+    assert (done["counts"]["running"], done["counts"]["waiting"], done["lost"]) == (1, 1, [])
+    assert repair(sweep)["repaired"]["returned"] == []
+
+    slurm.ask("scontrol", "resume", f"{array}_0")
+    slurm.ask("scontrol", "update", f"JobId={array}_1", "StartTime=now")
+    sweep.await_finished(2)
+    assert {trial.state for trial in sweep.trials()} == {TrialState.COMPLETE}
+    assert sorted(attrs["attempt"] for attrs in sweep.attrs()) == [1, 2]
+    second = [worker for worker in sweep.summary().workers if worker.task == f"{array}_1"]
+    assert [worker.restarts for worker in second] == [0, 1]
+
+
+def test_workers_return_the_trial_of_a_cancelled_task_before_its_lease_is_over(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        mode="async",
+        workers=2,
+        lease="12s",
+        budget={"trials": 3},
+        objective_args={"seconds": 14, "steps": 1},
+    )
+    slurm, array = start(sweep, 2)
+    slurm.ask("scancel", "--signal=KILL", f"{array}_1")
+    sweep.await_finished(3)
+    assert {trial.state for trial in sweep.trials()} == {TrialState.COMPLETE}
+    log = (sweep.run_dir.logs / f"{array}_0.log").read_text()
+    assert "of workers that are gone wait again" in log
+
+
+def test_a_slurmctld_that_starts_again_in_the_middle_of_a_repair_is_waited_for(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep("postgresql", **{**ONE, "objective_args": {"seconds": 30, "steps": 1}})
+    slurm, array = start(sweep)
+    slurm.ask("scancel", "--signal=KILL", f"{array}_0")
+    wait_for(lambda: "RUNNING" not in slurm.ask("squeue", "-ho%T", f"-j{array}"), 30, "killed")
+    os.kill(int((slurm.folder / "run/slurmctld.pid").read_text()), signal.SIGTERM)
+    try:
+        away = sweep.status()
+        assert away["counts"]["running"] == 1
+        assert away["lost"] == []
+        assert away["batch_system"]["silence"]
+    finally:
+        slurm.start()
+    assert repair(sweep)["repaired"]["returned"] == [0]
+
+
+@pytest.fixture
+def counted_squeue(hpoctl: Any, tmp_path: Path) -> Path:
+    """A squeue first on PATH that notes each call and then runs the real one."""
+    folder, calls = tmp_path / "counting", tmp_path / "calls"
+    folder.mkdir()
+    calls.touch()
+    program = folder / "squeue"
+    program.write_text(
+        f'#!/bin/sh\necho x >> {calls}\nPATH="{os.environ["PATH"]}" exec squeue "$@"\n'
+    )
+    program.chmod(0o755)
+    hpoctl.env["PATH"] = f"{folder}:{os.environ['PATH']}"
+    return calls
+
+
+def test_slurm_is_asked_once_however_many_tasks_and_however_often(
+    make_sweep: MakeSweep, counted_squeue: Path
+) -> None:
+    sweep = make_sweep("journal", mode="async", workers=6, budget={"trials": 12})
+    sweep.submit()
+    sweep.ask("workers", "add", sweep.study, "-n", "2")
+    counted_squeue.write_text("")
+    for command in (["status"], ["workers", "list"], ["status", "--json"]):
+        sweep.ask(*command, sweep.study)
+    assert counted_squeue.read_text() in ("x\n", "x\nx\n")  # four seconds may pass meanwhile
+    sweep.await_finished(12)

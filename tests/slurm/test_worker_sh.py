@@ -25,7 +25,7 @@ echo "$life $$ $HPOCTL_WALLTIME_S" >> lives
 if [ -e "life-$life" ]; then . "./life-$life"; else . ./life; fi
 """
 # Lets a minute pass in each life.
-AGE = "wait() { builtin wait \"$@\"; set -- $?; SECONDS=$((SECONDS + 60)); return \"$1\"; }"
+AGE = 'wait() { builtin wait "$@"; set -- $?; SECONDS=$((SECONDS + 60)); return "$1"; }'
 AWAIT_SIGNAL = """\
 trap 'echo TERM >> heard; exit 3' TERM
 trap 'echo USR2 >> heard; exit 3' USR2

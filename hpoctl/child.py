@@ -104,10 +104,15 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     os._exit(0)  # what the worker registered for its own exit is not ours to run
 
 
+def end_with_parent(number: signal.Signals) -> None:
+    """Lets the kernel send this process a signal when its parent dies, whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 def _leave_the_worker_behind(errand: Errand) -> None:
     os.setpgrp()  # so that the worker can end the trial with all that it started
     signal.signal(signal.SIGHUP, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
+    end_with_parent(signal.SIGHUP)
     for warning in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         # The worker decides, and the trial is finished. Not SIG_IGN, which programs would inherit.
         signal.signal(warning, lambda number, frame: None)

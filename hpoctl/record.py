@@ -42,6 +42,11 @@ class TrialRecord:
     attrs: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def root(self) -> int:
+        """The number of the trial that this one repeats, else its own: they share a folder."""
+        return int(str(self.attrs.get("retry_of", self.number)))
+
+    @property
     def duration_s(self) -> float | None:
         """Seconds from claim to end, or None while it has not ended."""
         if self.started is None or self.ended is None:

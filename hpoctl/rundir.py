@@ -1,20 +1,21 @@
 """The run directory: what a submission leaves on the shared disk, and how a study is found again.
 
 `sweep.yaml` (verbatim), `plan.json`, `<array>.sh`, `submissions.jsonl` (one line appended after
-every accepted submission), `logs/`, `trials/00007/`, `spool/` (results on their way to the study),
-`report/`, `trial_results/`. It holds no
-password and nothing that the study or Slurm knows better.
+every accepted submission), `extensions.jsonl` (two lines an `extend`), `logs/`, `trials/00007/`,
+`spool/` (results on their way to the study), `report/`, `trial_results/`. It holds no password and
+nothing that the study or Slurm knows better.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,15 @@ from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What `submit` decided, as kept in plan.json; no gist in one of an earlier release."""
+    """What `submit` decided, as kept in plan.json; no gist in one of an earlier release.
+
+    `trials` is the budget as it is now, after every `extend`.
+    """
 
     study: str
     mode: Mode
@@ -48,6 +54,16 @@ class Submission:
     tasks: int
     backend: BackendName
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A budget of `trials` in all, in the words it was asked for; `done` once they are queued."""
+
+    asked: str
+    trials: int
+    at: float
+    done: bool
 
 
 def slug(study: str) -> str:
@@ -75,6 +91,10 @@ class RunDir:
     @property
     def ledger(self) -> Path:
         return self.path / "submissions.jsonl"
+
+    @property
+    def extensions_file(self) -> Path:
+        return self.path / "extensions.jsonl"
 
     @property
     def logs(self) -> Path:
@@ -129,11 +149,12 @@ class RunDir:
             given = json.loads(self.plan_file.read_text())
         except FileNotFoundError:
             raise StudyError(f"{self.path}: not a run directory, plan.json is missing") from None
+        extension = self.extension()
         return Run(
             study=given["study"],
             mode=Mode(given["mode"]),
             backend=BackendName(given["backend"]),
-            trials=given["trials"],
+            trials=given["trials"] if extension is None else extension.trials,
             arrays=tuple(JobArray(**array) for array in given["arrays"]),
             overrides=tuple(given["overrides"]),
             workdir=Path(given["workdir"]),
@@ -150,20 +171,52 @@ class RunDir:
         noted = self.path / "cancelled_at"
         return float(noted.read_text() or 0) if noted.exists() else 0.0
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps out other commands that add trials; given back also by one that is killed."""
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as wrong:  # as on Lustre without its flock option
+                log.warning("%s: %s: do not extend or retry twice at once", self.path, wrong)
+            yield
+
     def append(self, submission: Submission) -> None:
         """Adds one accepted array to the ledger, on disk when this returns."""
-        torn = self.ledger.exists() and not self.ledger.read_text(encoding="utf-8").endswith("\n")
-        with self.ledger.open("a", encoding="utf-8") as ledger:
-            ledger.write("\n" * torn + json.dumps(asdict(submission)) + "\n")
-            ledger.flush()
-            os.fsync(ledger.fileno())
+        _append(self.ledger, asdict(submission))
 
     def submissions(self) -> tuple[Submission, ...]:
-        """All accepted arrays, oldest first; a line torn by a crash counts as not written."""
-        if not self.ledger.exists():
-            return ()
-        lines = self.ledger.read_text(encoding="utf-8").splitlines()
-        return tuple(s for line in lines if (s := _submission(line)) is not None)
+        """All accepted arrays, oldest first."""
+        return tuple(
+            Submission(**{**given, "backend": BackendName(given["backend"])})
+            for given in _lines(self.ledger)
+        )
+
+    def note_extension(self, extension: Extension) -> None:
+        """Keeps what an `extend` is about to do, or has done, on disk when this returns."""
+        _append(self.extensions_file, asdict(extension))
+
+    def extension(self) -> Extension | None:
+        """The last `extend`, if there was one."""
+        lines = _lines(self.extensions_file)
+        return Extension(**lines[-1]) if lines else None
+
+
+def _append(ledger: Path, entry: Mapping[str, object]) -> None:
+    torn = ledger.exists() and not ledger.read_text(encoding="utf-8").endswith("\n")
+    with ledger.open("a", encoding="utf-8") as lines:
+        lines.write("\n" * torn + json.dumps(entry) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _lines(ledger: Path) -> list[dict[str, Any]]:
+    """The entries of a ledger; a line torn by a crash counts as not written."""
+    found = []
+    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def _gist(given: Mapping[str, Any] | None) -> Gist | None:
@@ -174,14 +227,6 @@ def _gist(given: Mapping[str, Any] | None) -> Gist | None:
         gpu_hours=given["gpu_hours"],
         storage=StorageKeys(**given["storage"]),
     )
-
-
-def _submission(line: str) -> Submission | None:
-    try:
-        given = json.loads(line)
-    except ValueError:
-        return None
-    return Submission(**{**given, "backend": BackendName(given["backend"])})
 
 
 def _index(environ: Mapping[str, str]) -> Path:
@@ -198,7 +243,7 @@ def remember(run_dir: RunDir, environ: Mapping[str, str]) -> None:
         with index.open("a", encoding="utf-8") as lines:
             lines.write(f"{run_dir.path}\n")
     except OSError:  # a read-only home only costs the lookup by name from another folder
-        logging.getLogger(__name__).warning("%s cannot be written", index)
+        log.warning("%s cannot be written", index)
 
 
 def find(study: str, environ: Mapping[str, str]) -> RunDir:

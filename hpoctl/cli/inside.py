@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -49,5 +50,14 @@ def worker(run_dir: Path) -> None:
     from hpoctl.rundir import RunDir
     from hpoctl.worker import work
 
+    _end_with(os.environ.pop("HPOCTL_SUPERVISOR", ""))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     work(RunDir(run_dir.absolute()), os.environ)
+
+
+def _end_with(supervisor: str) -> None:
+    """Ends this process with slurm/worker.sh, so that a killed task leaves no worker behind."""
+    from hpoctl.child import end_with_parent
+
+    if supervisor == str(os.getppid()):  # not a program between them, or a container
+        end_with_parent(signal.SIGKILL)

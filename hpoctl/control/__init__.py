@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.opened import Submitted
+    from hpoctl.control.queue import Extended, Retried, extend, retry
     from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
@@ -23,6 +24,7 @@ _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
+    "queue": ("Extended", "Retried", "extend", "retry"),
     "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
@@ -38,15 +40,18 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Extended",
     "Planned",
     "Repaired",
     "Request",
+    "Retried",
     "Submitted",
     "add_workers",
     "cancel",
     "check_ended",
     "compare",
     "drain_workers",
+    "extend",
     "init",
     "plan",
     "read_best",
@@ -54,6 +59,7 @@ __all__ = [
     "read_status",
     "read_trials",
     "repair",
+    "retry",
     "run",
     "submit",
     "write_report",

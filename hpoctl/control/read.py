@@ -76,6 +76,8 @@ def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
     opened = open_run(study)
     path = opened.run_dir.trial(number) / "log.txt"
     if not path.exists():
+        path = opened.run_dir.trial(_root(opened, number)) / "log.txt"
+    if not path.exists():
         raise StudyError(f"trial {number} of '{opened.run.study}' has not started: no {path}")
     with path.open(encoding="utf-8", errors="replace") as log:
         while True:
@@ -85,6 +87,14 @@ def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
             if number not in running:
                 return
             time.sleep(_POLL_S)
+
+
+def _root(opened: OpenRun, number: int) -> int:
+    """The trial in whose folder this one runs: the one that it repeats, else itself."""
+    for record in opened.store().records():
+        if record.number == number:
+            return record.root
+    raise StudyError(f"there is no trial {number}: 'hpoctl trials' lists them")
 
 
 def write_report(study: str, out: Path | None) -> Report:

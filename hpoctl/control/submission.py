@@ -160,7 +160,8 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
         return
     raise StudyError(
         f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"
-        f" {before.study}' attaches workers, another 'study' name starts another one"
+        f" {before.study}' attaches workers, 'hpoctl extend {before.study}' gives it more trials,"
+        " another 'study' name starts another one"
     )
 
 

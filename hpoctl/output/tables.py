@@ -52,13 +52,14 @@ def _expected(cost: Cost) -> tuple[str, str, str]:
 def trials_table(records: Sequence[TrialRecord], metrics: Sequence[str]) -> Table:
     """One line a trial."""
     names = list(dict.fromkeys(name for record in records for name in record.params))
-    columns = (*metrics, "time", *_heads(names), "error")
-    table = _table("trial", "state", *columns)
+    repeats = ["repeats"] if any(record.root != record.number for record in records) else []
+    table = _table("trial", *repeats, "state", *metrics, "time", *_heads(names), "error")
     for record in records:
         values = record.values or (None,) * len(metrics)
         took = record.duration_s
         table.add_row(
             str(record.number),
+            *("" if record.root == record.number else str(record.root) for _ in repeats),
             record.state,
             *("" if value is None else f"{value:.6g}" for value in values),
             "" if took is None else duration(timedelta(seconds=took)),
@@ -137,9 +138,12 @@ def _numbers(trials: Sequence[int]) -> str:
 def counts(status: Status) -> str:
     """How many trials are in which state."""
     by_state = status.summary.counts
-    done = f"{status.finished} of {sum(by_state.values())} done"
+    whole = sum(by_state.values())
+    done = f"{status.finished} of {whole} done"
     rest = [f"{by_state[state]} {state}" for state in TrialState if by_state[state]]
-    return f"{done} ({', '.join(rest)})"
+    repeats = whole - status.run.trials
+    beyond = f", {repeats} of them beyond the budget of {status.run.trials}" if repeats > 0 else ""
+    return f"{done} ({', '.join(rest)}){beyond}"
 
 
 def best_line(status: Status) -> str:

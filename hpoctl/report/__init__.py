@@ -94,7 +94,7 @@ def _write_folders(
     way = os.path.relpath(os.path.realpath(trials_dir), os.path.realpath(results_dir))
     for record in records:
         if record.state is not TrialState.WAITING or record.started is not None:
-            left = trials_dir / f"{record.number:05d}"
+            left = trials_dir / f"{record.root:05d}"
             target = Path("..", way, left.name)
             _write_folder(record, metrics, results_dir / f"trial_{record.number}", left, target)
 

@@ -62,11 +62,21 @@ class NativeStore:
             template = translate.template(self._sweep.search_space, point)
             self._storage.create_new_trial(self._study_id, template)
 
+    def fill(self, whole: Sequence[Params]) -> list[int]:
+        """Queues what is missing of a whole queue at its end; gives the numbers of those."""
+        first = self.size()
+        missing = whole[first - self.retries() :]
+        self.append(missing)
+        return list(range(first, first + len(missing)))
+
     def retry(self, numbers: Collection[int]) -> list[int]:
         """Queues failed trials once more, as new ones; gives the numbers of those."""
         records = {record.number: record for record in self.records()}
         queued = []
+        last = {record.root: record.number for record in records.values()}
         for number in retriable(records, numbers):
+            if last[records[number].root] != number:  # repeated already
+                continue
             template = translate.template(self._sweep.search_space, records[number].params)
             attrs = records[number].attrs
             template.user_attrs = {

@@ -52,8 +52,18 @@ class Store(Protocol):
     def append(self, points: Iterable[Params]) -> None:
         """Queues trials at the end; an empty point is filled by the sampler when claimed."""
 
+    def fill(self, whole: Sequence[Params]) -> list[int]:
+        """Queues what is missing of a whole queue at its end; gives the numbers of those.
+
+        How much is missing is counted without retries, and in a database under a lock: two at once
+        queue no point twice.
+        """
+
     def retry(self, numbers: Collection[int]) -> list[int]:
-        """Queues failed trials once more, as new ones; gives the numbers of those."""
+        """Queues failed trials once more, as new ones; gives the numbers of those.
+
+        A trial that another one repeats already is left out.
+        """
 
     def size(self) -> int:
         """How many trials the study has, in all states."""

@@ -10,18 +10,18 @@ import json
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import optuna
 
 from hpoctl import hours
-from hpoctl.errors import StudyError
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
-from hpoctl.study.connect import Rows, named_error
+from hpoctl.study.connect import Rows
 from hpoctl.study.database import PATIENCE_S, Database, Statement
+from hpoctl.study.enqueue import Queued, Slot, enqueue
 from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
 from hpoctl.study.mirror import Mirror
@@ -84,56 +84,32 @@ class RelationalStore:
 
     def append(self, points: Iterable[Params]) -> None:
         """Queues all points or none, in their order, numbered on from the last trial."""
-        whole = list(points)
-        if whole:
-            self._queue(whole, ())
+        slots = [Slot(point=point) for point in points]
+        if slots:
+            self._enqueue(lambda there: slots)
+
+    def fill(self, whole: Sequence[Params]) -> list[int]:
+        """Queues what is missing of a whole queue at its end; gives the numbers of those."""
+        return self._enqueue(
+            lambda there: [Slot(point=point) for point in whole[there.size - there.retries :]]
+        )
 
     def retry(self, numbers: Collection[int]) -> list[int]:
         """Queues failed trials once more, as new ones; gives the numbers of those."""
         records = {record.number: record for record in self.records()}
-        failed = retriable(records, numbers)
-        points = [records[number].params for number in failed]
-        return self._queue(points, failed) if failed else []
+        failed = [records[number] for number in retriable(records, numbers)]
 
-    def _queue(self, whole: Sequence[Params], repeats: Sequence[int]) -> list[int]:
-        """Appends points, of which each repeats the trial at its place in `repeats`, if any."""
-        ask, study_id = self._database.ask, self._sql.study_id
-        try:
-            ask(("begin immediate" if self._location.kind is Kind.SQLITE else "begin", ()))
-            # The lock under which Optuna itself numbers trials.
-            lock = f"select study_id from studies where study_id = ?{self._sql.for_update}"
-            ask((lock, [study_id]))
-            first = ask(self._sql.size())[0][0]
-            numbers = range(first, first + len(whole))
-            self._insert(whole, numbers, repeats)
-            ask(("commit", ()))
-            for statement in self._sql.count_rows():
-                ask(statement)
-        except StudyError:
-            raise
-        except Exception as wrong:  # each driver has its own tree of errors
-            raise named_error(self._location, wrong) from wrong
-        finally:
-            self.rest()
-        return list(numbers)
+        def not_repeated_yet(there: Queued) -> list[Slot]:
+            return [
+                Slot(point=record.params, repeats=record.number)
+                for record in failed
+                if there.last.get(record.root, record.root) == record.number
+            ]
 
-    def _insert(self, whole: Sequence[Params], numbers: range, repeats: Sequence[int]) -> None:
-        encode = translate.encoder(self._sweep.search_space)
-        study_id, first = self._sql.study_id, numbers.start
-        rows = [(number, study_id, "WAITING") for number in numbers]
-        self._database.insert("trials (number, study_id, state)", rows)
-        new = "select number, trial_id from trials where study_id = ? and number >= ?"
-        ids = dict(tuple(row) for row in self._database.ask((new, [study_id, first])))
-        self._database.insert(
-            "trial_params (trial_id, param_name, param_value, distribution_json)",
-            [
-                (ids[number], name, *encode(name, value))
-                for number, point in zip(numbers, whole, strict=True)
-                for name, value in point.items()
-            ],
-        )
-        for number, repeated in zip(numbers, repeats, strict=False):
-            self._database.ask(self._sql.inherit(repeated, ids[number]))
+        return self._enqueue(not_repeated_yet)
+
+    def _enqueue(self, choose: Callable[[Queued], Sequence[Slot]]) -> list[int]:
+        return enqueue(self._database, self._sql, self._sweep.search_space, choose)
 
     def size(self) -> int:
         """How many trials the study has, in all states."""
@@ -146,7 +122,7 @@ class RelationalStore:
 
     def retries(self) -> int:
         """How many of them repeat another one."""
-        return int(self._database.run(self._sql.retries())[0][0])
+        return sum(int(count) for _, _, count in self._database.run(self._sql.repeated()))
 
     def claim(self, worker: WorkerRecord) -> Claim | None:
         """Takes the first waiting trial for this worker, or None where none waits.

@@ -139,11 +139,12 @@ class Questions(Dialect):
         """How many trials there are."""
         return "select count(*) from trials where study_id = ?", [self.study_id]
 
-    def retries(self) -> Statement:
-        """How many of them repeat another one."""
+    def repeated(self) -> Statement:
+        """The trials that others repeat: `number`, the last one's number, how many they are."""
         sql = (
-            "select count(distinct t.trial_id) from trials t join hpoctl_attempts a"
-            " on a.trial_id = t.trial_id where t.study_id = ? and a.root <> t.number"
+            "select a.root, max(t.number), count(distinct t.trial_id) from trials t"
+            " join hpoctl_attempts a on a.trial_id = t.trial_id"
+            " where t.study_id = ? and a.root <> t.number group by a.root"
         )
         return sql, [self.study_id]
 

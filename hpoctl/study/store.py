@@ -51,8 +51,7 @@ def create(location: Location, sweep: Sweep, points: Iterable[Params], *, owner:
             )
         study.set_user_attr(OWNER_KEY, owner)
         store.name_metrics()
-        whole = list(points)
-        store.append(whole[store.size() - store.retries() :])
+        store.fill(list(points))
         return store
 
 

@@ -1,0 +1,64 @@
+"""`hpoctl extend` and `hpoctl retry`: more trials for a study that was submitted."""
+
+from __future__ import annotations
+
+import click
+
+from hpoctl import control
+from hpoctl.cli.options import budget, formatted, numbers
+from hpoctl.output import Format
+from hpoctl.output.queued import show_extended, show_retried
+
+MOST_RETRIES = 3  # a trial that has failed four times will do so again
+
+_ATTACH = click.option(
+    "--workers", type=click.IntRange(min=1), help="Attach so many workers to them, too."
+)
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--trials",
+    callback=budget,
+    required=True,
+    metavar="+N|N",
+    help="+20 for 20 trials more, 120 for 120 in all.",
+)
+@_ATTACH
+@formatted
+def extend(study: str, trials: tuple[int, bool], workers: int | None, form: str) -> None:
+    """Give STUDY a larger budget of trials, whether it runs or has ended."""
+    number, more = trials
+    extended = control.extend(study, number, more=more, workers=workers)
+    show_extended(extended, Format(form))
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trials", callback=numbers, required=False)
+@click.option(
+    "--state",
+    type=click.Choice(["failed"]),
+    expose_value=False,
+    help="The default; no others can be repeated.",
+)
+@click.option(
+    "--max-retries",
+    type=click.IntRange(min=1),
+    default=MOST_RETRIES,
+    show_default=True,
+    help="How often a trial is repeated at most.",
+)
+@_ATTACH
+@formatted
+def retry(
+    study: str,
+    trials: tuple[int, ...] | None,
+    max_retries: int,
+    workers: int | None,
+    form: str,
+) -> None:
+    """Repeat failed trials of STUDY, all or those that TRIALS names, such as 7 or 1-3,9."""
+    repeated = control.retry(study, trials, most=max_retries, workers=workers)
+    show_retried(repeated, Format(form))

@@ -1,0 +1,67 @@
+"""What `extend` and `retry` have queued, and the next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpoctl.output import Format, say, shapes, shell_word, show_json, show_submitted, suggest
+
+if TYPE_CHECKING:
+    from hpoctl.control import Extended, Retried, Submitted
+
+
+def show_extended(extended: Extended, form: Format) -> None:
+    """`extend`: the budget as it is now, and the numbers of the new trials."""
+    study, queued = extended.study, extended.queued
+    if form is Format.JSON:
+        shown = {"budget": {"trials": extended.budget}, "queued": queued, "notes": extended.notes}
+        show_json({"study": study, "run_dir": str(extended.run_dir), **shown, **_arrays(extended)})
+        return
+    if form is Format.QUIET:
+        print("\n".join(map(str, queued)), end="\n" * bool(queued))
+        return
+    if extended.resumed:
+        say("note: this finishes an 'extend' that was cut short; give it again for still more")
+    if queued:
+        print(f"queued {len(queued)} trials; the budget of '{study}' is {extended.budget}")
+    else:
+        say(f"nothing to do: the budget of '{study}' is {extended.budget} trials already")
+    for note in extended.notes:
+        say(f"note: {note}")
+    _go_on(extended, len(queued))
+
+
+def show_retried(retried: Retried, form: Format) -> None:
+    """`retry`: which new trial repeats which, and why others were left."""
+    study, repeats, left = retried.study, retried.repeats, retried.left
+    if form is Format.JSON:
+        queued = [{"number": new, "repeats": old} for new, old in repeats.items()]
+        reasons = [{"number": number, "reason": reason} for number, reason in left.items()]
+        shown = {"queued": queued, "left": reasons, **_arrays(retried)}
+        show_json({"study": study, "run_dir": str(retried.run_dir), **shown})
+        return
+    if form is Format.QUIET:
+        print("\n".join(map(str, repeats)), end="\n" * bool(repeats))
+        return
+    for new, old in repeats.items():
+        print(f"queued trial {new}, which repeats trial {old}")
+    for number, reason in left.items():
+        say(f"note: trial {number} is left as it is: {reason}")
+    if not repeats:
+        say(f"nothing to do: no failed trial of '{study}' is left to repeat")
+    _go_on(retried, len(repeats))
+
+
+def _arrays(done: Extended | Retried) -> dict[str, object]:
+    """The arrays that were attached, if any."""
+    return {"arrays": shapes.submitted_shape(done.attached)["arrays"] if done.attached else []}
+
+
+def _go_on(done: Extended | Retried, queued: int) -> None:
+    attached: Submitted | None = done.attached
+    if attached is not None and attached.submissions:
+        show_submitted(attached, Format.TABLE, "attached")
+    elif queued:
+        suggest(f"workers add {shell_word(done.study)} -n {min(done.workers, queued)}")
+    else:
+        suggest(f"status {shell_word(done.study)}")

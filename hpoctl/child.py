@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from hpoctl.failures import classify
 from hpoctl.trial import Objective, Outcome, Pruned
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
@@ -97,7 +98,7 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
             message = {"pruned": True}
         else:
             traceback.print_exc()
-            message = {"error": traceback.format_exc()}
+            message = {"error": traceback.format_exc(), "cause": classify(raised)}
     pipe.send_bytes(json.dumps(message).encode())
     sys.stdout.flush()
     sys.stderr.flush()

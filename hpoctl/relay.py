@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -18,12 +19,21 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
+from hpoctl import oom
 from hpoctl.errors import Unreachable
+from hpoctl.failures import last_line
 from hpoctl.spool import Result
 from hpoctl.study.protocol import Claim, Outcome, Store
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 _MUTE_S = 20.0  # in an outage the study is asked once in this time, so that the GPU does not wait
+_BECOMES = {
+    Policy.RETRY: "lost",
+    Policy.REQUEUE: "given back",
+    Policy.INFEASIBLE: "infeasible",
+    Policy.FAIL: "failed",
+}
 _BRIEF_S = 1.0  # a trial that is silent for longer holds no connection to the database
 
 
@@ -39,6 +49,7 @@ class Relay:
     beat_s: float
     _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
     _mute_until: float = field(default=0.0, init=False)
+    _kills: int | None = field(default_factory=oom.kills, init=False)
     _beat_at: float = field(default_factory=time.monotonic, init=False)
 
     def relay(self) -> Result:
@@ -108,6 +119,7 @@ class Relay:
 
     def _result(self, last: Mapping[str, Any]) -> Result:
         self._say_the_rest()
+        cause, said = self._death()
         failed = Result(
             number=self.claim.number,
             trial_id=self.claim.trial_id,
@@ -115,14 +127,27 @@ class Relay:
             root=self.claim.root,
             at=time.time(),
             outcome=Outcome.FAILED,
-            error=last.get("error") or _death(self.process.exitcode),
+            error=last.get("error", said),
+            cause=Cause(last.get("cause", cause)),
         )
         if "values" in last:
+            if any(math.isnan(value) for value in last["values"]):
+                return replace(failed, error="the objective returned NaN", cause=Cause.NAN)
             values, attrs = last["values"], last["extras"]
             return replace(failed, outcome=Outcome.COMPLETE, values=values, attrs=attrs, error="")
         if "pruned" in last:
             return replace(failed, outcome=Outcome.PRUNED, error="")
         return failed
+
+    def _death(self) -> tuple[Cause, str]:
+        """The class of a death without words, and what can be said of it."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            said = f"the trial's process left with exit code {code} and no result"
+            return Cause.ERROR, said
+        full, hint = oom.said_of_a_kill(self._kills) if code == -signal.SIGKILL else (False, "")
+        said = f"the trial's process was ended by {signal.Signals(-code).name}{hint}"
+        return Cause.HOST_OOM if full else Cause.ERROR, said
 
     def _say_the_rest(self) -> None:
         with suppress(Unreachable):
@@ -137,13 +162,7 @@ def in_words(result: Result) -> str:
             return "complete " + " ".join(f"{value:.6g}" for value in result.values)
         case Outcome.PRUNED:
             return "pruned"
+        case Outcome.RETURNED:
+            return "saved itself, to go on later"
         case _:
-            return f"failed: {result.error.strip().splitlines()[-1]}"
-
-
-def _death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the trial's process was ended by {name}{hint}"
-    return f"the trial's process left with exit code {exitcode} and no result"
+            return f"{_BECOMES[result.policy]}, {result.cause}: {last_line(result.error)}"

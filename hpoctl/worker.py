@@ -208,6 +208,7 @@ class Worker:
             trials=self.record.trials + 1,
             training_s=self.record.training_s + took,
         )
+        result = replace(result, policy=self.sweep.policy(result.cause))
         spool.tell(self.run_dir, self.store, result)
         log.info("trial %d %s in %.1f s", claim.number, in_words(result), took)
 

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.opened import Submitted
-    from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
+    from hpoctl.control.read import (
+        Failures,
+        read_best,
+        read_failures,
+        read_log,
+        read_status,
+        read_trials,
+        write_report,
+    )
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
 
@@ -22,7 +30,15 @@ _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
-    "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
+    "read": (
+        "Failures",
+        "read_best",
+        "read_failures",
+        "read_log",
+        "read_status",
+        "read_trials",
+        "write_report",
+    ),
     "starter": ("init",),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
 }
@@ -36,6 +52,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Failures",
     "Planned",
     "Request",
     "Submitted",
@@ -47,6 +64,7 @@ __all__ = [
     "init",
     "plan",
     "read_best",
+    "read_failures",
     "read_log",
     "read_status",
     "read_trials",

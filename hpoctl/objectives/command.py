@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import socketserver
 import subprocess
@@ -22,10 +23,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpoctl import oom
 from hpoctl.errors import ConfigError
+from hpoctl.failures import TrialFailed, classify_text, last_line
 from hpoctl.sweep import PLACEHOLDER
 from hpoctl.trial import Objective, Outcome, Pruned, Trial
+from hpoctl.words import Cause
 
+_TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
+_LAST_WORDS = 200  # characters
 _PRUNED_GRACE_S = 10.0  # for a pruned program to end by itself, and again from SIGTERM to SIGKILL
 
 
@@ -35,6 +41,8 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
     def objective(trial: Trial, /) -> Outcome:
         values = _flat(trial.params)
         told = _Told(trial, metrics)
+        log, kills = trial.dir / "log.txt", oom.kills()
+        begin = log.stat().st_size if log.exists() else 0
         argv = [fill(word, {**values, **_own(trial)}) for word in command]
         with (
             _listening(told) as address,
@@ -51,7 +59,7 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         if told.prune.is_set():
             raise Pruned
         if program.returncode:
-            raise RuntimeError(f"{argv[0]} {_ending(program.returncode)}: see log.txt of the trial")
+            raise _failure(argv[0], program.returncode, _printed(log, begin), kills)
         return told.outcome()
 
     return objective
@@ -201,10 +209,25 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _ending(returncode: int) -> str:
+def _failure(name: str, returncode: int, printed: str, kills: int | None) -> TrialFailed:
+    """What a program's end says, with the last line that it printed, which tells most."""
+    cause, ending = classify_text(printed), f"left with exit code {returncode}"
     if returncode < 0:
-        return f"was ended by signal {-returncode}"
-    return f"left with exit code {returncode}"
+        full, hint = oom.said_of_a_kill(kills) if returncode == -signal.SIGKILL else (False, "")
+        cause = Cause.HOST_OOM if full else cause
+        ending = f"was ended by signal {-returncode}{hint}"
+    words = f" ({last_line(printed)[:_LAST_WORDS]})" if printed.strip() else ""
+    return TrialFailed(f"{name} {ending}{words}: see log.txt of the trial", cause)
+
+
+def _printed(log: Path, begin: int) -> str:
+    """The end of what was printed since the log had `begin` bytes."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, str]) -> bool:

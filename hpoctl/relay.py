@@ -20,6 +20,8 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from hpoctl import oom
+from hpoctl.child import Flag
+from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.failures import last_line
 from hpoctl.spool import Result
@@ -47,6 +49,9 @@ class Relay:
     process: ForkProcess
     beat: Callable[[], None]
     beat_s: float
+    ending: Ending
+    asked: Flag
+    _ended: tuple[Cause, str] | None = field(default=None, init=False)
     _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
     _mute_until: float = field(default=0.0, init=False)
     _kills: int | None = field(default_factory=oom.kills, init=False)
@@ -80,19 +85,43 @@ class Relay:
 
     def _wait(self) -> None:
         """Until the child says something or ends."""
-        ends: list[Connection | int] = [self.pipe, self.process.sentinel]
+        ends: list[Connection | int] = [self.pipe, self.process.sentinel, self.ending.wakeup]
         rested = False
         while True:
+            rested = self._mind_the_end() or rested
             left_s = self._beat_at + self.beat_s - time.monotonic()
             if left_s <= 0:
-                self.beat()
-                self._beat_at = time.monotonic()
+                self._beat()
                 rested = True
-            elif wait(ends, timeout=left_s if rested else min(_BRIEF_S, left_s)):
+                continue
+            end_s = self.ending.next_s(time.time(), asked=self.asked.is_set())
+            if self._ended is None:
+                left_s = min(left_s, end_s)
+            ready = wait(ends, timeout=left_s if rested else min(_BRIEF_S, left_s))
+            if self.ending.wakeup in ready:
+                self.ending.heard()
+            elif ready:
                 return
             elif not rested:
                 self.store.rest()
                 rested = True
+
+    def _beat(self) -> None:
+        self.beat()
+        self._beat_at = time.monotonic()
+
+    def _mind_the_end(self) -> bool:
+        """Asks the trial to save itself, and later ends it; True where the study was told."""
+        asks = not self.asked.is_set() and self.ending.is_near(time.time())
+        if asks:
+            self.asked.set()
+            log.info("trial %d is asked to save itself", self.claim.number)
+            self._beat()  # whoever finds this worker gone shall know that it was told to go
+        if self._ended is None:
+            self._ended = self.ending.why_over(time.time())
+            if self._ended is not None:
+                self.process.kill()
+        return asks
 
     def _report(self, value: float, step: int) -> bool:
         """Whether the trial shall end; False while the study cannot be asked."""
@@ -119,7 +148,9 @@ class Relay:
 
     def _result(self, last: Mapping[str, Any]) -> Result:
         self._say_the_rest()
-        cause, said = self._death()
+        cause, said = self._ended or self._death()
+        if self.ending.told is signal.SIGTERM and last.get("cause", cause) is Cause.ERROR:
+            cause, last = Cause.PREEMPTED, {**last, "cause": Cause.PREEMPTED}
         failed = Result(
             number=self.claim.number,
             trial_id=self.claim.trial_id,
@@ -135,6 +166,8 @@ class Relay:
                 return replace(failed, error="the objective returned NaN", cause=Cause.NAN)
             values, attrs = last["values"], last["extras"]
             return replace(failed, outcome=Outcome.COMPLETE, values=values, attrs=attrs, error="")
+        if "checkpointed" in last:
+            return replace(failed, outcome=Outcome.RETURNED, error="")
         if "pruned" in last:
             return replace(failed, outcome=Outcome.PRUNED, error="")
         return failed
@@ -153,6 +186,13 @@ class Relay:
         with suppress(Unreachable):
             for value, step in self._unsaid:
                 self.store.report(self.claim, value, step)
+
+
+def waits_again(result: Result) -> bool:
+    """Whether a trial has not ended by this, as far as its worker can tell."""
+    if result.outcome is Outcome.FAILED:
+        return result.policy in (Policy.RETRY, Policy.REQUEUE)
+    return result.outcome is Outcome.RETURNED
 
 
 def in_words(result: Result) -> str:

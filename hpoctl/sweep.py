@@ -60,6 +60,8 @@ def one_line(value: object) -> object:
 Line = Annotated[str, BeforeValidator(one_line), Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
 
+_WARNING_S = 120  # in which a trial should be able to save itself
+
 Positive = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[int, Field(strict=True, ge=0)]
 
@@ -127,9 +129,18 @@ class Resources(_Values):
     cpus: Positive = 1
     mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
     time: Duration = timedelta(hours=1)
+    warning: Duration | None = None
+    grace: Duration = timedelta(seconds=20)
     setup: tuple[Line, ...] = ()
     python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
+
+    @property
+    def warning_s(self) -> int:
+        """Seconds before the end of an allocation when its trial is asked to save itself."""
+        if self.warning is not None:
+            return int(self.warning.total_seconds())
+        return min(_WARNING_S, int(self.time.total_seconds()) // 5)
 
 
 def _without_password(url: str) -> str:
@@ -303,6 +314,7 @@ class Sweep(_Values):
     estimate: Estimate | None = None
     storage: Storage = Storage()
     lease: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=2)
+    checkpoints: Annotated[bool, Field(strict=True)] = False
     on: Annotated[Mapping[Cause, Policy], BeforeValidator(_parse_policies)] = Field(
         default_factory=dict
     )
@@ -363,6 +375,8 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
     if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
         yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():
+        yield "resources.warning", "leaves less than half of resources.time to trials: shorten it"
     yield from _budget_contradictions(sweep)
 
 

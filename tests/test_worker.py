@@ -10,9 +10,9 @@ import pytest
 from conftest import Hpoctl
 from workplace import open_workplace, wait_until
 
+from hpoctl.allocation import Allocation
 from hpoctl.record import TrialState, WorkerRecord
 from hpoctl.study import store
-from hpoctl.worker import Allocation
 
 FIVE = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 5}}\n"
 QUICK = "def objective(trial): return trial.params['a']\n"
@@ -78,13 +78,13 @@ def test_a_worker_leaves_when_the_gpu_hours_of_all_workers_are_spent(tmp_path: P
 def test_a_worker_leaves_when_the_walltime_is_too_short_for_its_longest_trial(
     tmp_path: Path,
 ) -> None:
-    slow = "import time\ndef objective(trial):\n    time.sleep(0.6)\n    return 1.0\n"
-    place = open_workplace(tmp_path, slow, FIVE)
-    place.work(HPOCTL_WALLTIME_S="1.0")
+    slow = "import time\ndef objective(trial):\n    time.sleep(2)\n    return 1.0\n"
+    place = open_workplace(tmp_path, slow, f"{FIVE}resources: {{time: 5s}}\n")
+    place.work(HPOCTL_WALLTIME_S="5")
     (worker,) = place.workers()
     assert worker.trials == 1
     assert worker.reason is not None
-    assert worker.reason.endswith("s of walltime left, the longest trial took 1 s")
+    assert worker.reason.endswith("s of walltime left, a trial takes 2 s")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])

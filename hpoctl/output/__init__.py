@@ -241,12 +241,12 @@ def show_text(text: str, form: Format) -> None:
     )
 
 
-def show_answer(prune: bool, form: Format) -> None:
-    """`tell`: what the pruner wants."""
+def show_answer(answer: str, form: Format) -> None:
+    """`tell`: what the program should do next."""
     if form is Format.JSON:
-        show_json({"prune": prune})
+        show_json({"prune": answer == "prune", "checkpoint": answer == "checkpoint"})
     else:
-        print("prune" if prune else "go on")
+        print(answer)
 
 
 def show_paths(paths: Sequence[Path], form: Format) -> None:

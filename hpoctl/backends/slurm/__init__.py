@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hpoctl.sweep import Sweep
 
 _LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
-_WARNING_S = 120  # before the walltime, when the worker is told to start no further trial
 
 
 def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
@@ -32,7 +31,7 @@ def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
 
 
 def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
-    resources, walltime_s = sweep.resources, int(sweep.resources.time.total_seconds())
+    resources = sweep.resources
     throttle = f"%{array.at_once}" if array.at_once else ""
     log = f"{_literal(run_dir.logs)}/%A_%a.log"
     options = [
@@ -41,7 +40,7 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
         f'--output="{log}"',
         "--open-mode=append",
         f"--time={_clock(resources.time)}",
-        f"--signal=B:USR2@{min(_WARNING_S, walltime_s // 5)}",
+        f"--signal=B:USR2@{resources.warning_s}",
         f"--cpus-per-task={resources.cpus}",
     ]
     for flag, value in (

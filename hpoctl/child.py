@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import mmap
 import os
 import random
 import signal
@@ -19,9 +20,25 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpoctl.trial import Objective, Outcome, Pruned
+from hpoctl.failures import classify
+from hpoctl.trial import Checkpointed, Objective, Outcome, Pruned
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
+
+
+class Flag:
+    """One bit that the worker may set and the child sees: a page of memory that both have."""
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Sets it for good."""
+        self._page[0] = 1
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._page[0] == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +53,8 @@ class Errand:
     cpus: int
     metrics: Sequence[str]
     secrets: Sequence[str]
+    attempt: int = 1
+    asked: Flag = field(default_factory=Flag)
 
 
 @dataclass(slots=True)
@@ -70,6 +89,17 @@ class ChildTrial:
     def cpus(self) -> int:
         return self.errand.cpus
 
+    @property
+    def attempt(self) -> int:
+        return self.errand.attempt
+
+    @property
+    def resumed(self) -> bool:
+        return self.errand.attempt > 1
+
+    def should_checkpoint(self) -> bool:
+        return self.errand.asked.is_set()
+
     def report(self, value: float, step: int, **extra: float) -> None:
         line = {"step": int(step), "value": float(value)}
         line.update({name: float(number) for name, number in extra.items()})
@@ -95,9 +125,11 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     except BaseException as raised:  # a SystemExit of a user's script is a failed trial too
         if isinstance(raised, Pruned) or type(raised).__name__ == "TrialPruned":
             message = {"pruned": True}
+        elif isinstance(raised, Checkpointed) and errand.asked.is_set():
+            message = {"checkpointed": True}
         else:
             traceback.print_exc()
-            message = {"error": traceback.format_exc()}
+            message = {"error": traceback.format_exc(), "cause": classify(raised)}
     pipe.send_bytes(json.dumps(message).encode())
     sys.stdout.flush()
     sys.stderr.flush()

@@ -199,7 +199,17 @@ def _nearest_key(key: str, keys: Sequence[str]) -> str:
 
 
 _OWN_ERRORS = frozenset(
-    ("unknown_key", "duration", "one_line", "gpus", "storage", "password", "contradiction", "mode")
+    (
+        "unknown_key",
+        "duration",
+        "one_line",
+        "gpus",
+        "storage",
+        "password",
+        "contradiction",
+        "mode",
+        "policies",
+    )
 )
 
 

@@ -111,8 +111,13 @@ def cost(sweep: Sweep, *, starts: int, startups: int, trials: int) -> Cost | Non
 
 
 def trials_per_walltime(sweep: Sweep, estimate: Estimate) -> int:
-    """How many trials one allocation has time for. Raises ConfigError if there is none."""
+    """How many trials one allocation has time for. Raises ConfigError if there is none.
+
+    A trial that saves itself may take several: it counts as one.
+    """
     fitting = (sweep.resources.time - estimate.startup) // estimate.trial
+    if fitting < 1 and sweep.checkpoints and estimate.startup < sweep.resources.time / 2:
+        return 1
     if fitting < 1:
         raise ConfigError(
             f"resources.time is {sweep.resources.time}, too short for a start of"

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from hpoctl.space import Params
+from hpoctl.words import Cause
 
 
 class TrialState(StrEnum):
@@ -24,12 +25,45 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
 
+class Outcome(StrEnum):
+    """How an attempt at a trial ended. LOST: its worker died. RETURNED: its worker had to leave."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    LOST = "lost"
+    RETURNED = "returned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One claim of a trial that has ended. Times are seconds since 1970.
+
+    Without a `cause` nothing went wrong. `error` is a traceback, or a line.
+    """
+
+    number: int
+    attempt: int
+    task: str
+    node: str
+    started_at: float
+    ended_at: float
+    outcome: Outcome
+    cause: Cause | None = None
+    error: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the objective came to its end, or to its pruner's."""
+        return self.cause is None and self.outcome in (Outcome.COMPLETE, Outcome.PRUNED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """One trial of a study. Times are UTC; `steps` maps a step to the reported value.
 
-    `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `seed`, and every
-    further value that the objective returned.
+    `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `cause`, `seed`, and
+    every further value that the objective returned.
     """
 
     number: int
@@ -68,7 +102,8 @@ class WorkerRecord:
     Slurm may start a task again under its old name: each start is a `life` of the task, from 1.
     `trial` is what it has claimed and not ended, as the study says; it began at `trial_at`. A batch
     system that queues a task again counts `restarts`. What it gave to this life, it gave at
-    `allocated_at`, before the minutes that `setup` may take.
+    `allocated_at`, before the minutes that `setup` may take. `told` is the signal by which it was
+    told to go: a worker that is gone after one was no victim of its trial.
     """
 
     task: str
@@ -88,6 +123,7 @@ class WorkerRecord:
     restarts: int = 0
     allocated_at: float | None = None
     trial_at: float | None = None
+    told: str | None = None
 
     @property
     def id(self) -> WorkerId:
@@ -181,9 +217,22 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """When a study stopped itself, and why."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A study at a glance: counts by state, the best trial, the workers."""
+    """A study at a glance: counts by state, the best trial, the workers.
+
+    `stop` is the last time that it stopped itself, `bad_nodes` says of each why it is avoided.
+    """
 
     counts: Mapping[TrialState, int]
     best: TrialRecord | None
     workers: tuple[WorkerRecord, ...]
+    stop: Stop | None = None
+    bad_nodes: Mapping[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -18,12 +19,23 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
+from hpoctl import oom
+from hpoctl.child import Flag
+from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
+from hpoctl.failures import last_line
 from hpoctl.spool import Result
 from hpoctl.study.protocol import Claim, Outcome, Store
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 _MUTE_S = 20.0  # in an outage the study is asked once in this time, so that the GPU does not wait
+_BECOMES = {
+    Policy.RETRY: "lost",
+    Policy.REQUEUE: "given back",
+    Policy.INFEASIBLE: "infeasible",
+    Policy.FAIL: "failed",
+}
 _BRIEF_S = 1.0  # a trial that is silent for longer holds no connection to the database
 
 
@@ -37,8 +49,12 @@ class Relay:
     process: ForkProcess
     beat: Callable[[], None]
     beat_s: float
+    ending: Ending
+    asked: Flag
+    _ended: tuple[Cause, str] | None = field(default=None, init=False)
     _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
     _mute_until: float = field(default=0.0, init=False)
+    _kills: int | None = field(default_factory=oom.kills, init=False)
     _beat_at: float = field(default_factory=time.monotonic, init=False)
 
     def relay(self) -> Result:
@@ -69,19 +85,43 @@ class Relay:
 
     def _wait(self) -> None:
         """Until the child says something or ends."""
-        ends: list[Connection | int] = [self.pipe, self.process.sentinel]
+        ends: list[Connection | int] = [self.pipe, self.process.sentinel, self.ending.wakeup]
         rested = False
         while True:
+            rested = self._mind_the_end() or rested
             left_s = self._beat_at + self.beat_s - time.monotonic()
             if left_s <= 0:
-                self.beat()
-                self._beat_at = time.monotonic()
+                self._beat()
                 rested = True
-            elif wait(ends, timeout=left_s if rested else min(_BRIEF_S, left_s)):
+                continue
+            end_s = self.ending.next_s(time.time(), asked=self.asked.is_set())
+            if self._ended is None:
+                left_s = min(left_s, end_s)
+            ready = wait(ends, timeout=left_s if rested else min(_BRIEF_S, left_s))
+            if self.ending.wakeup in ready:
+                self.ending.heard()
+            elif ready:
                 return
             elif not rested:
                 self.store.rest()
                 rested = True
+
+    def _beat(self) -> None:
+        self.beat()
+        self._beat_at = time.monotonic()
+
+    def _mind_the_end(self) -> bool:
+        """Asks the trial to save itself, and later ends it; True where the study was told."""
+        asks = not self.asked.is_set() and self.ending.is_near(time.time())
+        if asks:
+            self.asked.set()
+            log.info("trial %d is asked to save itself", self.claim.number)
+            self._beat()  # whoever finds this worker gone shall know that it was told to go
+        if self._ended is None:
+            self._ended = self.ending.why_over(time.time())
+            if self._ended is not None:
+                self.process.kill()
+        return asks
 
     def _report(self, value: float, step: int) -> bool:
         """Whether the trial shall end; False while the study cannot be asked."""
@@ -108,6 +148,9 @@ class Relay:
 
     def _result(self, last: Mapping[str, Any]) -> Result:
         self._say_the_rest()
+        cause, said = self._ended or self._death()
+        if self.ending.told is signal.SIGTERM and last.get("cause", cause) is Cause.ERROR:
+            cause, last = Cause.PREEMPTED, {**last, "cause": Cause.PREEMPTED}
         failed = Result(
             number=self.claim.number,
             trial_id=self.claim.trial_id,
@@ -115,19 +158,41 @@ class Relay:
             root=self.claim.root,
             at=time.time(),
             outcome=Outcome.FAILED,
-            error=last.get("error") or _death(self.process.exitcode),
+            error=last.get("error", said),
+            cause=Cause(last.get("cause", cause)),
         )
         if "values" in last:
+            if any(math.isnan(value) for value in last["values"]):
+                return replace(failed, error="the objective returned NaN", cause=Cause.NAN)
             values, attrs = last["values"], last["extras"]
             return replace(failed, outcome=Outcome.COMPLETE, values=values, attrs=attrs, error="")
+        if "checkpointed" in last:
+            return replace(failed, outcome=Outcome.RETURNED, error="")
         if "pruned" in last:
             return replace(failed, outcome=Outcome.PRUNED, error="")
         return failed
+
+    def _death(self) -> tuple[Cause, str]:
+        """The class of a death without words, and what can be said of it."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            said = f"the trial's process left with exit code {code} and no result"
+            return Cause.ERROR, said
+        full, hint = oom.said_of_a_kill(self._kills) if code == -signal.SIGKILL else (False, "")
+        said = f"the trial's process was ended by {signal.Signals(-code).name}{hint}"
+        return Cause.HOST_OOM if full else Cause.ERROR, said
 
     def _say_the_rest(self) -> None:
         with suppress(Unreachable):
             for value, step in self._unsaid:
                 self.store.report(self.claim, value, step)
+
+
+def waits_again(result: Result) -> bool:
+    """Whether a trial has not ended by this, as far as its worker can tell."""
+    if result.outcome is Outcome.FAILED:
+        return result.policy in (Policy.RETRY, Policy.REQUEUE)
+    return result.outcome is Outcome.RETURNED
 
 
 def in_words(result: Result) -> str:
@@ -137,13 +202,7 @@ def in_words(result: Result) -> str:
             return "complete " + " ".join(f"{value:.6g}" for value in result.values)
         case Outcome.PRUNED:
             return "pruned"
+        case Outcome.RETURNED:
+            return "saved itself, to go on later"
         case _:
-            return f"failed: {result.error.strip().splitlines()[-1]}"
-
-
-def _death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the trial's process was ended by {name}{hint}"
-    return f"the trial's process left with exit code {exitcode} and no result"
+            return f"{_BECOMES[result.policy]}, {result.cause}: {last_line(result.error)}"

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hpoctl.rundir import RunDir
 from hpoctl.study.protocol import Claim, Outcome, Store
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Result:
     values: Sequence[float] = ()
     attrs: Mapping[str, object] = field(default_factory=dict)
     error: str = ""
+    cause: Cause = Cause.ERROR
+    policy: Policy = Policy.FAIL
 
     @property
     def claim(self) -> Claim:
@@ -75,8 +79,11 @@ def _deliver(store: Store, result: Result) -> None:
             store.complete(result.claim, result.values, result.attrs, at=result.at)
         case Outcome.PRUNED:
             store.prune(result.claim, at=result.at)
+        case Outcome.RETURNED:
+            store.give_back(result.claim, at=result.at)
         case _:
-            store.fail(result.claim, result.error, at=result.at)
+            why, policy = result.cause, result.policy
+            store.fail(result.claim, result.error, at=result.at, cause=why, policy=policy)
 
 
 def _write(run_dir: RunDir, result: Result) -> Path:
@@ -94,5 +101,10 @@ def _write(run_dir: RunDir, result: Result) -> Path:
 def _left(run_dir: RunDir) -> Iterator[tuple[Path, Result]]:
     for path in sorted(run_dir.spool.glob("*.json")):
         with suppress(FileNotFoundError):  # another one delivered it meanwhile
-            given = json.loads(path.read_text(encoding="utf-8"))
-            yield path, Result(**{**given, "outcome": Outcome(given["outcome"])})
+            yield path, _read(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _read(given: dict[str, Any]) -> Result:
+    words = {"outcome": Outcome, "cause": Cause, "policy": Policy}
+    parsed = {key: word(given[key]) for key, word in words.items() if key in given}
+    return Result(**{**given, **parsed})

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from hpoctl.space import SearchSpace
-from hpoctl.words import BackendName, Gist, Mode, StorageKeys, nearest
+from hpoctl.words import BackendName, Cause, Gist, Mode, Policy, StorageKeys, nearest
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -59,6 +59,8 @@ def one_line(value: object) -> object:
 
 Line = Annotated[str, BeforeValidator(one_line), Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
+
+_WARNING_S = 120  # in which a trial should be able to save itself
 
 Positive = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[int, Field(strict=True, ge=0)]
@@ -127,9 +129,18 @@ class Resources(_Values):
     cpus: Positive = 1
     mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
     time: Duration = timedelta(hours=1)
+    warning: Duration | None = None
+    grace: Duration = timedelta(seconds=20)
     setup: tuple[Line, ...] = ()
     python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
+
+    @property
+    def warning_s(self) -> int:
+        """Seconds before the end of an allocation when its trial is asked to save itself."""
+        if self.warning is not None:
+            return int(self.warning.total_seconds())
+        return min(_WARNING_S, int(self.time.total_seconds()) // 5)
 
 
 def _without_password(url: str) -> str:
@@ -240,6 +251,37 @@ def _parse_mode(value: object) -> Mode | None:
         ) from None
 
 
+POLICIES: Mapping[Cause, Policy] = {
+    Cause.CUDA_OOM: Policy.INFEASIBLE,
+    Cause.HOST_OOM: Policy.FAIL,
+    Cause.TIMEOUT: Policy.RETRY,
+    Cause.PREEMPTED: Policy.REQUEUE,
+    Cause.NODE_FAIL: Policy.RETRY,
+    Cause.LOST: Policy.RETRY,
+    Cause.NAN: Policy.FAIL,
+    Cause.IMPORT: Policy.FAIL,
+    Cause.ERROR: Policy.FAIL,
+}
+"""What becomes of a trial, where the sweep does not say otherwise."""
+
+
+def _parse_policies(value: object) -> Mapping[Cause, Policy]:
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError(
+            "policies", "should be a mapping, such as {{cuda_oom: infeasible}}", {}
+        )
+    for cause, policy in value.items():
+        for word, known in ((cause, [*Cause]), (policy, [*Policy])):
+            if word not in known:
+                hint = nearest(str(word), [member.value for member in known])
+                raise PydanticCustomError(
+                    "policies",
+                    "{given} is not known; {hint}",
+                    {"key": str(cause), "given": repr(word), "hint": hint},
+                )
+    return {Cause(str(cause)): Policy(str(policy)) for cause, policy in value.items()}
+
+
 class Estimate(_Values):
     """What the user expects of one trial and of one start; lets a plan count in hours."""
 
@@ -272,6 +314,10 @@ class Sweep(_Values):
     estimate: Estimate | None = None
     storage: Storage = Storage()
     lease: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=2)
+    checkpoints: Annotated[bool, Field(strict=True)] = False
+    on: Annotated[Mapping[Cause, Policy], BeforeValidator(_parse_policies)] = Field(
+        default_factory=dict
+    )
     seed: NotNegative = 0
 
     @model_validator(mode="after")
@@ -279,6 +325,16 @@ class Sweep(_Values):
         for key, message in _contradictions(self):
             raise PydanticCustomError("contradiction", "{text}", {"key": key, "text": message})
         return self
+
+    def policy(self, cause: Cause) -> Policy:
+        """What becomes of a trial after an attempt that came to nothing so.
+
+        With several metrics Optuna's samplers cannot read a pruned trial: it is failed instead.
+        """
+        policy = self.on.get(cause, POLICIES[cause])
+        if policy is Policy.INFEASIBLE and len(self.metrics) > 1:
+            return Policy.FAIL
+        return policy
 
     @property
     def gist(self) -> Gist:
@@ -319,6 +375,8 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
     if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
         yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():
+        yield "resources.warning", "leaves less than half of resources.time to trials: shorten it"
     yield from _budget_contradictions(sweep)
 
 

@@ -1,4 +1,4 @@
-"""What an objective may import: the Trial that it is given, and Pruned, which it may raise.
+"""What an objective may import: its Trial, and Pruned and Checkpointed, which it may raise.
 
 An objective runs in a child process of the worker. It never sees the study or its password:
 `report` crosses a pipe to the worker, which writes to the study and answers "prune" or "go on".
@@ -16,6 +16,10 @@ Outcome = float | Sequence[float] | Mapping[str, float]
 
 class Pruned(Exception):
     """Raised by an objective to end its trial early as PRUNED."""
+
+
+class Checkpointed(Exception):
+    """Raised by an objective that was asked to save itself, and has: its trial goes on later."""
 
 
 class Trial(Protocol):
@@ -50,6 +54,20 @@ class Trial(Protocol):
 
     def should_prune(self) -> bool:
         """Whether the pruner, asked at the last report, wants the trial to end."""
+
+    @property
+    def attempt(self) -> int:
+        """Which run of this trial it is, from 1."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether it ran before: a checkpoint of it may lie in `dir`."""
+
+    def should_checkpoint(self) -> bool:
+        """Whether the allocation ends soon: save to `dir` and raise Checkpointed.
+
+        True from then on. Costs nothing, so ask at every step.
+        """
 
 
 class Objective(Protocol):

@@ -33,6 +33,36 @@ class BackendName(StrEnum):
     LOCAL = "local"
 
 
+class Cause(StrEnum):
+    """Why an attempt at a trial came to nothing: the classes of `hpoctl failures`.
+
+    LOST is a worker that was gone without a word, where the batch system says no more.
+    """
+
+    CUDA_OOM = "cuda_oom"
+    HOST_OOM = "host_oom"
+    TIMEOUT = "timeout"
+    PREEMPTED = "preempted"
+    NODE_FAIL = "node_fail"
+    LOST = "lost"
+    NAN = "nan"
+    IMPORT = "import"
+    ERROR = "error"
+
+
+class Policy(StrEnum):
+    """What becomes of a trial after such an attempt.
+
+    RETRY queues it again and counts that as a loss, REQUEUE without counting. INFEASIBLE ends it as
+    pruned without a value, so that a sampler that learns keeps away from it; FAIL as failed.
+    """
+
+    RETRY = "retry"
+    REQUEUE = "requeue"
+    INFEASIBLE = "infeasible"
+    FAIL = "fail"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageKeys:
     """The key of `storage` that a sweep gave, if any; never a password."""

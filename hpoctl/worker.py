@@ -10,58 +10,34 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import FrameType
 
 from hpoctl import child, config, lost, objectives, spool
+from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
+from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
 from hpoctl.record import TrialState, WorkerRecord
-from hpoctl.relay import Relay, in_words
+from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import nest
+from hpoctl.spool import Result
 from hpoctl.study import store as study_store
 from hpoctl.study.location import locate
 from hpoctl.study.store import Claim, Store
 from hpoctl.study.summary import summarize
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
+_LAST_TRIALS = 100  # by whose durations the next one's is judged: a sampler moves to other points
+_AMPLE = 10  # trials: with time for so many, nobody has to count
 _fork = multiprocessing.get_context("fork")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
-    """What the array task was given, as slurm/worker.sh says it."""
-
-    task: str
-    node: str
-    cpus: int
-    gpus: int
-    trials: int | None
-    walltime_s: float | None
-    restarts: int = 0
-    at: float | None = None
-
-    @classmethod
-    def read(cls, environ: Mapping[str, str]) -> Allocation:
-        """From the HPOCTL_* variables of the script."""
-        return cls(
-            task=environ.get("HPOCTL_TASK") or f"local_{os.getpid()}",
-            node=environ.get("HPOCTL_NODE") or os.uname().nodename,
-            cpus=int(environ.get("HPOCTL_CPUS") or 1),
-            gpus=int(environ.get("HPOCTL_GPUS") or 0),
-            trials=int(environ.get("HPOCTL_TRIALS_PER_TASK") or 0) or None,
-            walltime_s=float(environ.get("HPOCTL_WALLTIME_S") or 0) or None,
-            restarts=int(environ.get("HPOCTL_RESTARTS") or 0),
-            at=float(environ.get("HPOCTL_ALLOCATED_AT") or 0) or None,
-        )
 
 
 def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
@@ -97,8 +73,9 @@ class Worker:
     record: WorkerRecord = field(init=False)
     watch: Observer = field(init=False)
     submitted_at: float = field(init=False)
-    told_to_leave: str | None = field(default=None, init=False)
-    longest_s: float = field(default=0.0, init=False)
+    ending: Ending = field(init=False)
+    resumes: bool = field(init=False)
+    last_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         now = time.time()
@@ -120,8 +97,14 @@ class Worker:
         times = {submission.id: submission.at for submission in self.run_dir.submissions()}
         array = self.allocation.task.rpartition("_")[0]
         self.submitted_at = times.get(array, self.record.started_at)
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, self._on_signal)
+        resources = self.sweep.resources
+        self.ending = Ending(
+            clock=clock(self.allocation, self.run.backend, now),
+            warning_s=resources.warning_s,
+            grace_s=resources.grace.total_seconds(),
+        )
+        self.ending.listen()
+        self.resumes = self.sweep.checkpoints
 
     def clear_up(self) -> None:
         """Delivers results that nobody delivered, and gives back what earlier lives held."""
@@ -131,13 +114,14 @@ class Worker:
 
     def run_trials(self) -> str:
         """Prepares, then runs trials until there is a reason to leave; gives the reason."""
-        if (reason := self._reason_to_leave()) is not None:
+        if (reason := self._reason_to_leave(startup_s=self._startup_s())) is not None:
             return self.leave(reason)
         try:
             objective = objectives.ready(self.sweep)
         except BaseException as wrong:
             self.leave(f"could not prepare: {wrong}", failed=True)
             raise
+        self.resumes = self.resumes or objectives.saves_itself(objective)
         self.record = replace(self.record, ready_at=time.time())
         while (reason := self._reason_to_leave()) is None:
             claim = self.store.claim(self.record)
@@ -156,16 +140,14 @@ class Worker:
         log.info("left: %s, after %d trials", reason, self.record.trials)
         return reason
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.told_to_leave = f"told to by {signal.Signals(number).name}"
-
     def beat(self) -> None:
         """A sign of life, and a look at the others': whoever is gone has lost its trial.
 
         An outage is no reason to disturb the trial that runs.
         """
         try:
-            self.record = replace(self.record, seen_at=time.time())
+            told = None if self.ending.told is None else self.ending.told.name
+            self.record = replace(self.record, seen_at=time.time(), told=told)
             self.store.check_in(self.record, patience_s=0.0)
             others = [worker for worker in self.store.workers() if worker.id != self.record.id]
             self.store.rest()  # the batch system may take its time
@@ -181,11 +163,11 @@ class Worker:
         finally:
             self.store.rest()
 
-    def _reason_to_leave(self) -> str | None:
+    def _reason_to_leave(self, *, startup_s: float = 0.0) -> str | None:
         """Why this worker starts no further trial, or None to go on."""
         now, allocation, budget = time.time(), self.allocation, self.sweep.budget
-        if self.told_to_leave is not None:
-            return self.told_to_leave
+        if self.ending.told is not None:
+            return f"told to by {self.ending.told.name}"
         if allocation.trials is not None and self.record.trials >= allocation.trials:
             return "its trials_per_task are done"
         self.record = replace(self.record, seen_at=now)
@@ -195,13 +177,41 @@ class Worker:
             return "budget.time is spent"
         if budget.gpu_hours is not None and self.store.gpu_hours(now) >= budget.gpu_hours:
             return "budget.gpu_hours is spent"
-        if allocation.walltime_s is not None:
-            left = self.record.started_at + allocation.walltime_s - now
-            if left < self.longest_s:
-                return (
-                    f"{left:.0f} s of walltime left, the longest trial took {self.longest_s:.0f} s"
-                )
-        return None
+        return self._too_late(now, startup_s)
+
+    def _too_late(self, now: float, startup_s: float) -> str | None:
+        """Why what is left of the allocation is too short for a trial, or None if it is not.
+
+        A trial that saves itself needs some time before it is asked to. Others need their whole
+        time, but for the first one of a fresh allocation: none will have more.
+        """
+        left_s = self.ending.clock.left_s(now) - startup_s
+        needed_s, why = 2 * self.ending.warning_s, "and a trial is asked to save itself before"
+        if not self.resumes:
+            trial_s = self.last_s
+            if left_s < _AMPLE * max(trial_s, self.ending.warning_s):
+                trial_s = self._trial_s()
+            needed_s, why = trial_s + self.ending.reserve_s, f"a trial takes {trial_s:.0f} s"
+        if left_s >= needed_s or (not self.record.trials and is_fresh(self.allocation, left_s)):
+            return None
+        known = self.ending.clock.ends_at
+        self.ending.clock.refresh()
+        if self.ending.clock.ends_at != known:  # it was given more time, or less
+            return self._too_late(now, startup_s)
+        return f"{max(0.0, left_s):.0f} s of walltime left, {why}"
+
+    def _trial_s(self) -> float:
+        """How long a trial takes, by all workers' trials; before the first, by the estimate."""
+        known = expected_s(self.store.past.durations(_LAST_TRIALS))
+        estimate = self.sweep.estimate
+        return known or (estimate.trial.total_seconds() if estimate else 0.0)
+
+    def _startup_s(self) -> float:
+        """How long preparing will take: the longest that it took other workers."""
+        if self.ending.clock.ends_at is None:
+            return 0.0
+        starts = [w.ready_at - w.started_at for w in self.store.workers() if w.ready_at]
+        return max(starts, default=0.0)
 
     def _run_trial(self, objective: Objective, claim: Claim) -> None:
         begun = time.monotonic()
@@ -211,18 +221,35 @@ class Worker:
         process = _fork.Process(target=child.run, args=(objective, errand, theirs, ours))
         process.start()
         theirs.close()
-        relay = Relay(self.store, claim, ours, process, beat=self.beat, beat_s=self.watch.beat_s)
-        result = relay.relay()
-        took = time.monotonic() - begun
-        self.longest_s = max(self.longest_s, took)
+        relay = Relay(
+            self.store,
+            claim,
+            ours,
+            process,
+            beat=self.beat,
+            beat_s=self.watch.beat_s,
+            ending=self.ending,
+            asked=errand.asked,
+        )
+        result = self._judged(relay.relay())
+        took = self.last_s = time.monotonic() - begun
         self.record = replace(
             self.record,
-            trials=self.record.trials + 1,
+            trials=self.record.trials + (not waits_again(result)),
             training_s=self.record.training_s + took,
             trial_at=None,
         )
         spool.tell(self.run_dir, self.store, result)
         log.info("trial %d %s in %.1f s", claim.number, in_words(result), took)
+
+    def _judged(self, result: Result) -> Result:
+        """A result with what the sweep wants to become of its trial.
+
+        One that saves itself goes on where it last did, whenever its time was cut short.
+        """
+        if self.resumes and result.cause in (Cause.TIMEOUT, Cause.PREEMPTED):
+            return replace(result, policy=Policy.REQUEUE)
+        return replace(result, policy=self.sweep.policy(result.cause))
 
     def _errand(self, claim: Claim) -> Errand:
         folder = self.run_dir.trial(claim.root)
@@ -237,4 +264,5 @@ class Worker:
             cpus=self.allocation.cpus,
             metrics=[metric.name for metric in self.sweep.metrics],
             secrets=[secret] if secret else [],
+            attempt=claim.attempt,
         )

@@ -108,7 +108,7 @@ FAILED = {
     "leaves": "SystemExit: 0",
     "leaves_with_words": "SystemExit: no data",
     "interrupts": "KeyboardInterrupt",
-    "killed": "the trial's process was ended by SIGKILL (out of memory?)",
+    "killed": "the trial's process was ended by SIGKILL",
     "segfault": "the trial's process was ended by SIGSEGV",
     "vanishes": "the trial's process left with exit code 7 and no result",
 }
@@ -169,7 +169,9 @@ def test_what_is_no_value_is_a_failed_trial_that_says_why(
 ) -> None:
     error = str(ended[case].attrs["error"])
     assert ended[case].state is TrialState.FAILED
-    assert error.strip().splitlines()[-1] == FAILED[case]
+    last = error.strip().splitlines()[-1]
+    # A hint, where the cgroup's counter of kills for want of memory cannot be read.
+    assert last.removesuffix(" (out of memory?)") == FAILED[case]
 
 
 def test_an_objective_that_forgets_to_return_is_a_failed_trial(

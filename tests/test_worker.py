@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
+from conftest import Hpoctl
 from workplace import open_workplace, wait_until
 
+from hpoctl.allocation import Allocation
 from hpoctl.record import TrialState, WorkerRecord
 from hpoctl.study import store
-from hpoctl.worker import Allocation
 
 FIVE = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 5}}\n"
 QUICK = "def objective(trial): return trial.params['a']\n"
@@ -76,13 +78,13 @@ def test_a_worker_leaves_when_the_gpu_hours_of_all_workers_are_spent(tmp_path: P
 def test_a_worker_leaves_when_the_walltime_is_too_short_for_its_longest_trial(
     tmp_path: Path,
 ) -> None:
-    slow = "import time\ndef objective(trial):\n    time.sleep(0.6)\n    return 1.0\n"
-    place = open_workplace(tmp_path, slow, FIVE)
-    place.work(HPOCTL_WALLTIME_S="1.0")
+    slow = "import time\ndef objective(trial):\n    time.sleep(2)\n    return 1.0\n"
+    place = open_workplace(tmp_path, slow, f"{FIVE}resources: {{time: 5s}}\n")
+    place.work(HPOCTL_WALLTIME_S="5")
     (worker,) = place.workers()
     assert worker.trials == 1
     assert worker.reason is not None
-    assert worker.reason.endswith("s of walltime left, the longest trial took 1 s")
+    assert worker.reason.endswith("s of walltime left, a trial takes 2 s")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -252,3 +254,32 @@ def test_an_allocation_is_read_from_the_variables_of_the_script() -> None:
     assert whole == Allocation(task="7_1", node="n1", cpus=16, gpus=4, trials=3, walltime_s=7200.0)
     empty = Allocation.read({"HPOCTL_TRIALS_PER_TASK": "", "HPOCTL_WALLTIME_S": ""})
     assert (empty.cpus, empty.gpus, empty.trials, empty.walltime_s) == (1, 0, None, None)
+
+
+def test_failures_are_kept_by_class_and_shown_together(tmp_path: Path, hpoctl: Hpoctl) -> None:
+    failing = """
+class OutOfMemoryError(RuntimeError): pass
+def objective(trial):
+    if trial.params["a"] < 3:
+        raise ValueError(f"no data in {trial.dir}")
+    if trial.params["a"] == 3:
+        raise OutOfMemoryError("CUDA out of memory")
+    return float("nan") if trial.params["a"] == 4 else 1.0
+"""
+    place = open_workplace(tmp_path, failing, FIVE)
+    printed = place.work(HPOCTL_TASK="7_3")
+    lines = [line for line in printed.splitlines() if "trial" in line and "left" not in line]
+    assert len(lines) == 5, "one line a trial"
+    assert "trial 2 infeasible, cuda_oom: mine.OutOfMemoryError: CUDA out of memory" in printed
+    shown = json.loads(hpoctl("failures", place.run_dir.path, "--json").stdout)
+    assert [(f["cause"], f["count"], f["trials"], f["nodes"]) for f in shown["failures"]] == [
+        ("error", 2, [0, 1], {"here": 2}),
+        ("cuda_oom", 1, [2], {"here": 1}),
+        ("nan", 1, [3], {"here": 1}),
+    ]
+    assert shown["failures"][0]["first"]["error"].startswith("Traceback")
+    assert (shown["stopped"], shown["bad_nodes"]) == (None, {})
+    text = hpoctl("failures", place.run_dir.path).stdout
+    assert "error, 2 times: ValueError: no data in" in text
+    assert "  first   trial 0:\n    Traceback" in text
+    assert hpoctl("failures", place.run_dir.path, "-q").stdout == "0\n1\n2\n3\n"

@@ -93,11 +93,12 @@ def open_workplace(
     *,
     created_at: float | None = None,
     environ: dict[str, str] | None = None,
+    runs: str = "objective: mine",
 ) -> Workplace:
     """Writes `mine.py` and the sweep file, and queues the trials."""
     folder.mkdir(exist_ok=True)
     (folder / "mine.py").write_text(objective, encoding="utf-8")
-    text = f"study: my study\nobjective: mine\n{sweep_text}"
+    text = f"study: my study\n{runs}\n{sweep_text}"
     sweep = config.parse(text, "sweep.yaml")
     made = Workplace(
         folder=folder, sweep=sweep, run_dir=RunDir(folder / "my run"), environ=environ or {}

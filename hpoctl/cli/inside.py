@@ -15,7 +15,7 @@ from hpoctl.cli.options import formatted
 from hpoctl.errors import ConfigError
 from hpoctl.output import Format
 
-PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
+EXIT_CODES = {"prune": 5, "checkpoint": 6}  # of `hpoctl tell`, by its answer
 
 
 @click.command()
@@ -25,14 +25,15 @@ PRUNE_EXIT_CODE = 5  # of `hpoctl tell`: the pruner wants the trial to end
 def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
     """Give values of the running trial, from a program started by 'command:'.
 
-    Prints 'go on' or 'prune'; its exit code is 5 when the pruner wants the trial to end.
+    Prints 'go on', 'prune' or 'checkpoint'. Its exit code is 5 when the pruner wants the trial to
+    end, 6 when the allocation ends: save, and leave with exit code 75.
     """
     from hpoctl.objectives.command import tell as tell_worker
 
-    prune = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
-    output.show_answer(prune, Format(form))
-    if prune:
-        sys.exit(PRUNE_EXIT_CODE)
+    answer = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
+    output.show_answer(answer, Format(form))
+    if answer in EXIT_CODES:
+        sys.exit(EXIT_CODES[answer])
 
 
 def _named_number(given: str) -> tuple[str, float]:

@@ -50,6 +50,17 @@ def trials(study: str, states: tuple[str, ...], form: str) -> None:
 
 
 @click.command()
+@click.argument("study", default="last")
+@formatted
+def failures(study: str, form: str) -> None:
+    """Show what failed in STUDY, by class and last line, with the first traceback of each."""
+    found = control.read_failures(study)
+    output.show_failures(found, Format(form))
+    if found.groups:
+        output.suggest(f"logs {output.shell_word(found.study)} {found.groups[0].first.number}")
+
+
+@click.command()
 @click.argument("study")
 @click.argument("trial", type=click.IntRange(min=0))
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial has ended.")

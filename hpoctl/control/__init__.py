@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
-    from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
+    from hpoctl.control.read import (
+        Failures,
+        read_best,
+        read_failures,
+        read_log,
+        read_status,
+        read_trials,
+        write_report,
+    )
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
@@ -25,7 +33,15 @@ _HOMES = {
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
     "queue": ("Extended", "Retried", "extend", "retry"),
-    "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
+    "read": (
+        "Failures",
+        "read_best",
+        "read_failures",
+        "read_log",
+        "read_status",
+        "read_trials",
+        "write_report",
+    ),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
@@ -41,6 +57,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "Extended",
+    "Failures",
     "Planned",
     "Repaired",
     "Request",
@@ -55,6 +72,7 @@ __all__ = [
     "init",
     "plan",
     "read_best",
+    "read_failures",
     "read_log",
     "read_status",
     "read_trials",

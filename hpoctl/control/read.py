@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl import hours, status
+from hpoctl import failures, hours, status
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import BatchSystemError, StudyError
-from hpoctl.record import Charge, TrialRecord
+from hpoctl.failures import FailureGroup
+from hpoctl.record import Charge, Stop, TrialRecord
 from hpoctl.status import Status
 
 if TYPE_CHECKING:
@@ -60,6 +62,28 @@ def read_trials(study: str) -> tuple[list[TrialRecord], Sequence[str]]:
     """All trials of a study by number, and the names of its metrics."""
     opened = open_run(study)
     return opened.store().records(), opened.gist.metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """What went wrong in a study so far, and what it has concluded from that."""
+
+    study: str
+    groups: tuple[FailureGroup, ...]
+    stop: Stop | None
+    bad_nodes: Mapping[str, str]
+
+
+def read_failures(study: str) -> Failures:
+    """The failures of a study, those that are the same together."""
+    opened = open_run(study)
+    past = opened.store().past
+    return Failures(
+        study=opened.run.study,
+        groups=failures.group(past.ended()),
+        stop=past.stopped(),
+        bad_nodes=past.bad_nodes(),
+    )
 
 
 def read_best(study: str) -> TrialRecord:

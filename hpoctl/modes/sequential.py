@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 from hpoctl.plan import JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
 from hpoctl.sweep import Sweep
@@ -31,6 +32,11 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
 
 
 def _links(sweep: Sweep) -> tuple[int, tuple[str, ...]]:
+    if sweep.estimate is not None and sweep.checkpoints:
+        useful = sweep.resources.time - sweep.estimate.startup
+        useful -= timedelta(seconds=sweep.resources.warning_s)
+        if useful > timedelta(0):
+            return math.ceil(sweep.trials * sweep.estimate.trial / useful), ()
     if sweep.estimate is not None:
         return math.ceil(sweep.trials / trials_per_walltime(sweep, sweep.estimate)), ()
     if sweep.budget.time is not None:

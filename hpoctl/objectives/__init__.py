@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 from hpoctl.errors import ConfigError
 from hpoctl.objectives import command
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective
+
+
+def saves_itself(objective: Objective) -> bool:
+    """Whether an objective goes on where it saved itself: it or its module says `checkpoints`."""
+    module = sys.modules.get(getattr(objective, "__module__", ""))
+    return bool(getattr(objective, "checkpoints", getattr(module, "checkpoints", False)))
 
 
 def ready(sweep: Sweep) -> Objective:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import socketserver
 import subprocess
@@ -22,10 +23,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpoctl import oom
 from hpoctl.errors import ConfigError
+from hpoctl.failures import TrialFailed, classify_text, last_line
 from hpoctl.sweep import PLACEHOLDER
-from hpoctl.trial import Objective, Outcome, Pruned, Trial
+from hpoctl.trial import Checkpointed, Objective, Outcome, Pruned, Trial
+from hpoctl.words import Cause
 
+SAVED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+GO_ON, PRUNE, CHECKPOINT = "go on", "prune", "checkpoint"
+_LOOK_S = 0.2  # between two looks whether the trial shall save itself
+_TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
+_LAST_WORDS = 200  # characters
 _PRUNED_GRACE_S = 10.0  # for a pruned program to end by itself, and again from SIGTERM to SIGKILL
 
 
@@ -35,9 +44,12 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
     def objective(trial: Trial, /) -> Outcome:
         values = _flat(trial.params)
         told = _Told(trial, metrics)
+        log, kills = trial.dir / "log.txt", oom.kills()
+        begin = log.stat().st_size if log.exists() else 0
         argv = [fill(word, {**values, **_own(trial)}) for word in command]
         with (
             _listening(told) as address,
+            _asking(trial, address.with_name("checkpoint")),
             subprocess.Popen(
                 argv,
                 env=_environment(trial, values, address),
@@ -48,10 +60,12 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
             ) as program,
         ):
             _listen(program, told)
+        if program.returncode == SAVED_EXIT_CODE and trial.should_checkpoint():
+            raise Checkpointed
         if told.prune.is_set():
             raise Pruned
         if program.returncode:
-            raise RuntimeError(f"{argv[0]} {_ending(program.returncode)}: see log.txt of the trial")
+            raise _failure(argv[0], program.returncode, _printed(log, begin), kills)
         return told.outcome()
 
     return objective
@@ -81,6 +95,12 @@ class _Told:
         self._result: dict[str, float] = {}
         self._reported: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    def answer(self) -> str:
+        """What the program should do next."""
+        if self.prune.is_set():
+            return PRUNE
+        return CHECKPOINT if self._trial.should_checkpoint() else GO_ON
 
     def hear(self, said: Mapping[str, object]) -> bool:
         """Takes a report or a result; True if the trial should end."""
@@ -152,7 +172,8 @@ def _listening(told: _Told) -> Iterator[Path]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             said = json.loads(self.rfile.readline())
-            self.wfile.write(json.dumps({"prune": told.hear(said)}).encode() + b"\n")
+            told.hear(said)
+            self.wfile.write(json.dumps({"answer": told.answer()}).encode() + b"\n")
 
     with tempfile.TemporaryDirectory(prefix="hpoctl-") as folder:
         path = Path(folder) / "tell"
@@ -163,6 +184,26 @@ def _listening(told: _Told) -> Iterator[Path]:
                 yield path
             finally:
                 server.shutdown()
+
+
+@contextmanager
+def _asking(trial: Trial, note: Path) -> Iterator[None]:
+    """Lets a file appear when the trial shall save itself: any program can look for one."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if trial.should_checkpoint():
+                note.touch()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> dict[str, str]:
@@ -178,6 +219,8 @@ def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> d
         "HPOCTL_TRIAL": str(trial.number),
         "HPOCTL_TRIAL_DIR": str(trial.dir),
         "HPOCTL_SEED": str(trial.seed),
+        "HPOCTL_ATTEMPT": str(trial.attempt),
+        "HPOCTL_CHECKPOINT": str(address.with_name("checkpoint")),
     }
     return {**os.environ, **named, **own}
 
@@ -201,14 +244,29 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _ending(returncode: int) -> str:
+def _failure(name: str, returncode: int, printed: str, kills: int | None) -> TrialFailed:
+    """What a program's end says, with the last line that it printed, which tells most."""
+    cause, ending = classify_text(printed), f"left with exit code {returncode}"
     if returncode < 0:
-        return f"was ended by signal {-returncode}"
-    return f"left with exit code {returncode}"
+        full, hint = oom.said_of_a_kill(kills) if returncode == -signal.SIGKILL else (False, "")
+        cause = Cause.HOST_OOM if full else cause
+        ending = f"was ended by signal {-returncode}{hint}"
+    words = f" ({last_line(printed)[:_LAST_WORDS]})" if printed.strip() else ""
+    return TrialFailed(f"{name} {ending}{words}: see log.txt of the trial", cause)
 
 
-def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, str]) -> bool:
-    """The program's side of the socket: gives values, True if the trial should end.
+def _printed(log: Path, begin: int) -> str:
+    """The end of what was printed since the log had `begin` bytes."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, str]) -> str:
+    """The program's side of the socket: gives values; what it should do next.
 
     Raises ConfigError outside of a trial.
     """
@@ -220,4 +278,4 @@ def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, st
         line.connect(address)
         line.sendall(json.dumps(said).encode() + b"\n")
         answer = line.makefile().readline()
-    return bool(json.loads(answer)["prune"])
+    return str(json.loads(answer)["answer"])

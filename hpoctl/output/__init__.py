@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.control.db import DbChange, DbStatus, State
-from hpoctl.output import private, shapes, tables
+from hpoctl.output import failures, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import nest
@@ -24,7 +24,7 @@ from hpoctl.status import Status
 from hpoctl.words import Mode
 
 if TYPE_CHECKING:
-    from hpoctl.control import Planned, Repaired, Submitted
+    from hpoctl.control import Failures, Planned, Repaired, Submitted
     from hpoctl.report import Report
 
 
@@ -192,6 +192,20 @@ def show_ended(status: Status) -> None:
     show_json(shapes.status_shape(status))
 
 
+def show_failures(found: Failures, form: Format) -> None:
+    """`failures`: a block a class and last line; what the study concluded; the next command."""
+    if form is Format.JSON:
+        show_json(failures.failures_shape(found.groups, found.stop, found.bad_nodes))
+        return
+    if form is Format.QUIET:
+        print("\n".join(str(n) for n in sorted({n for g in found.groups for n in g.trials})))
+        return
+    if not found.groups:
+        say(f"no trial of '{found.study}' has failed")
+    orders = failures.orders_text(found.stop, found.bad_nodes)
+    print("\n\n".join(text for text in (failures.failures_text(found.groups), orders) if text))
+
+
 def show_best(best: TrialRecord, style: str, form: Format) -> None:
     """`best`: the winning parameters as YAML, JSON or flags."""
     if form is Format.JSON:
@@ -232,12 +246,12 @@ def show_text(text: str, form: Format) -> None:
     )
 
 
-def show_answer(prune: bool, form: Format) -> None:
-    """`tell`: what the pruner wants."""
+def show_answer(answer: str, form: Format) -> None:
+    """`tell`: what the program should do next."""
     if form is Format.JSON:
-        show_json({"prune": prune})
+        show_json({"prune": answer == "prune", "checkpoint": answer == "checkpoint"})
     else:
-        print("prune" if prune else "go on")
+        print(answer)
 
 
 def show_paths(paths: Sequence[Path], form: Format) -> None:

@@ -47,6 +47,7 @@ def _attempted(
     outcome: str | None,
     seed: int | None,
     late: str | None,
+    cause: str | None,
 ) -> dict[str, Any]:
     """What an attempt adds to what is known of its trial from those before."""
     known = {
@@ -61,6 +62,9 @@ def _attempted(
         known["seed"] = seed
     if outcome == Outcome.LOST:
         known["lost"] = before.get("lost", 0) + 1
+    known.pop("cause", None)
+    if cause is not None:
+        known["cause"] = cause
     if late is not None:
         known["late_values"] = json.loads(late)
     return known

@@ -22,15 +22,18 @@ from hpoctl.study import translate
 from hpoctl.study.connect import engine_options, engine_url
 from hpoctl.study.journal import JournalFile
 from hpoctl.study.location import Location
+from hpoctl.study.native_past import NativePast, has_failed, note_failure, without_failures
 from hpoctl.study.protocol import (
     DRAIN_KEY,
-    ERROR_CHARS,
     LATE_KEY,
+    NO_CAUSES,
     WORKER_KEY,
     Claim,
     IsGone,
     Outcome,
+    Past,
     Verdict,
+    judge,
     judge_loss,
     or_succeeded,
     retriable,
@@ -40,6 +43,7 @@ from hpoctl.study.protocol import (
 )
 from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class NativeStore:
         self._handles: dict[int, optuna.Trial] = {}
         self._sweep = sweep
         self._study_id = storage.get_study_id_from_name(sweep.study)
+        self.past: Past = NativePast(storage, self._study_id)
         self._study = optuna.load_study(
             study_name=sweep.study, storage=storage, pruner=translate.pruner(sweep)
         )
@@ -119,12 +124,11 @@ class NativeStore:
         """Keeps the first metric's value at a step; True if the pruner wants the trial to end."""
         if not self._holds(claim):
             return True
-        if len(self._sweep.metrics) > 1:  # Optuna reports no steps where there are two metrics
-            self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
+        self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
+        if len(self._sweep.metrics) > 1:  # Optuna prunes by one metric only
             return False
-        handle = self._handles[claim.trial_id]
-        handle.report(value, step)
-        return bool(handle.should_prune())  # a pruner may answer in numpy's bool
+        frozen = self._storage.get_trial(claim.trial_id)
+        return bool(self._study.pruner.prune(self._study, frozen))  # it may answer in numpy's bool
 
     def complete(
         self,
@@ -136,7 +140,7 @@ class NativeStore:
     ) -> None:
         """Ends a trial with its values; Optuna takes no other moment than now. See `Store`."""
         if any(math.isnan(value) for value in values):
-            self.fail(claim, "the objective returned NaN")
+            self.fail(claim, "the objective returned NaN", cause=Cause.NAN)
             return
         if self._retake(claim):
             self._keep(claim, attrs)
@@ -150,11 +154,31 @@ class NativeStore:
         if self._retake(claim):
             self._tell(claim, state=optuna.trial.TrialState.PRUNED)
 
-    def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
-        """Ends a trial that raised, with its traceback."""
-        if self._retake(claim):
-            self._keep(claim, {"error": error[-ERROR_CHARS:]})
+    def fail(
+        self,
+        claim: Claim,
+        error: str,
+        *,
+        at: float | None = None,
+        cause: Cause = Cause.ERROR,
+        policy: Policy = Policy.FAIL,
+    ) -> None:
+        """Ends an attempt that came to nothing; see `Store`."""
+        frozen = self._storage.get_trial(claim.trial_id)
+        if has_failed(frozen, claim.attempt):
+            return
+        verdict = judge(cause, error, policy, frozen.user_attrs.get("lost", 0))
+        if verdict.outcome is Outcome.FAILED and self._retake(claim):
+            note_failure(self._storage, claim.trial_id, verdict)
+            self._keep(claim, {"error": verdict.said})
             self._tell(claim, state=optuna.trial.TrialState.FAIL)
+        elif verdict.outcome is not Outcome.FAILED and self._holds(claim):
+            self._give_back(claim.trial_id, verdict)
+
+    def give_back(self, claim: Claim, *, at: float | None = None) -> None:
+        """Lets a trial wait again that saved itself."""
+        if self._holds(claim):
+            self._give_back(claim.trial_id, Verdict(outcome=Outcome.RETURNED, error=None))
 
     def _holds(self, claim: Claim) -> bool:
         frozen = self._storage.get_trial(claim.trial_id)
@@ -201,19 +225,29 @@ class NativeStore:
             handle = optuna.Trial(self._study, claim.trial_id)
         return handle
 
-    def return_lost(self, is_gone: IsGone, *, cancelled_at: float = 0.0) -> list[int]:
+    def return_lost(
+        self,
+        is_gone: IsGone,
+        *,
+        cancelled_at: float = 0.0,
+        causes: Mapping[str, Cause] = NO_CAUSES,
+    ) -> list[int]:
         """Queues again the running trials of workers that are gone; see `Store`."""
         running = (optuna.trial.TrialState.RUNNING,)
         workers, returned = self.workers(), []
         is_gone = or_succeeded(is_gone, workers)
         told = tasks_told_to_leave(workers, max(self.drained_at(), cancelled_at))
+        signalled = {worker.id for worker in workers if worker.told is not None}
         for frozen in self._storage.get_all_trials(self._study_id, states=running):
             task, lost = frozen.user_attrs.get("task"), frozen.user_attrs.get("lost", 0)
             if task is None:  # another program's trial
                 continue
             holder = WorkerId(task, frozen.user_attrs.get("life", 1))
             if is_gone(holder):
-                self._give_back(frozen._trial_id, judge_loss(holder, lost, told=holder in told))
+                cause = causes.get(task, Cause.PREEMPTED if holder in signalled else Cause.LOST)
+                policy, is_told = self._sweep.policy(cause), holder in told
+                verdict = judge_loss(holder, lost, told=is_told, cause=cause, policy=policy)
+                self._give_back(frozen._trial_id, verdict)
                 returned.append(frozen.number)
         for worker in workers:
             if worker.ended_at is None and is_gone(worker.id):
@@ -225,7 +259,11 @@ class NativeStore:
         marks: dict[str, object] = {"lost": lost + (verdict.outcome is Outcome.LOST)}
         state = optuna.trial.TrialState.WAITING
         if verdict.error is not None:
-            marks["error"], state = verdict.error, optuna.trial.TrialState.FAIL
+            pruned = verdict.outcome is Outcome.PRUNED
+            ends = optuna.trial.TrialState
+            marks["error"], state = verdict.error, ends.PRUNED if pruned else ends.FAIL
+        note_failure(self._storage, trial_id, verdict)
+        self._handles.pop(trial_id, None)
         for key, value in marks.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
         self._storage.set_trial_state_values(trial_id, state)
@@ -280,20 +318,20 @@ class NativeStore:
             counts={state: sum(r.state is state for r in records) for state in TrialState},
             best=best,
             workers=tuple(self.workers()),
+            stop=self.past.stopped(),
+            bad_nodes=self.past.bad_nodes(),
         )
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         late = {
-            int(key.removeprefix(LATE_KEY).partition(":")[0]): value
+            int(key.removeprefix(LATE_KEY).partition(":")[0]): {"late_values": value}
             for key, value in self._storage.get_study_system_attrs(self._study_id).items()
             if key.startswith(LATE_KEY)
         }
         records = [translate.record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
         return [
-            replace(record, attrs={**record.attrs, "late_values": late[record.number]})
-            if record.number in late
-            else record
+            replace(record, attrs={**without_failures(record.attrs), **late.get(record.number, {})})
             for record in records
         ]
 

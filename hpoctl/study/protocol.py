@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from hpoctl.errors import StudyError
-from hpoctl.record import Summary, TrialRecord, TrialState, WorkerId, WorkerRecord
+from hpoctl.record import (
+    AttemptRecord,
+    Stop,
+    Summary,
+    TrialRecord,
+    TrialState,
+    WorkerId,
+    WorkerRecord,
+)
+from hpoctl.record import Outcome as Outcome  # a word of this interface
 from hpoctl.space import Params
+from hpoctl.words import Cause, Policy
 
 WORKER_KEY = "hpoctl:worker:"
 DRAIN_KEY = "hpoctl:drained_at"
+STOP_KEY = "hpoctl:stopped"
+BAD_NODE_KEY = "hpoctl:bad_node:"
 LATE_KEY = "hpoctl:late:"
 ERROR_CHARS = 5_000  # of a traceback's end; as JSON up to 60 kB, and MariaDB's TEXT holds 64 kB
 _LOSSES = 2  # a trial that was lost so often is failed: it may be what kills its workers
 
 IsGone = Callable[[WorkerId], bool]
-
-
-class Outcome(StrEnum):
-    """How an attempt at a trial ended. LOST: its worker died. RETURNED: its worker had to leave."""
-
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    FAILED = "failed"
-    LOST = "lost"
-    RETURNED = "returned"
+NO_CAUSES: Mapping[str, Cause] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,19 +114,44 @@ class Store(Protocol):
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
 
-    def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
-        """Ends a trial that raised, with its traceback."""
+    def fail(
+        self,
+        claim: Claim,
+        error: str,
+        *,
+        at: float | None = None,
+        cause: Cause = Cause.ERROR,
+        policy: Policy = Policy.FAIL,
+    ) -> None:
+        """Ends an attempt that came to nothing; the policy says what becomes of the trial.
+
+        The cause and the error, such as a traceback, are kept with the attempt in any case.
+        """
+
+    def give_back(self, claim: Claim, *, at: float | None = None) -> None:
+        """Lets a trial wait again that saved itself: any worker goes on with it, in its folder."""
 
     def rest(self) -> None:
         """Holds no connection until the next question; called while an objective runs long."""
 
-    def return_lost(self, is_gone: IsGone, *, cancelled_at: float = 0.0) -> list[int]:
+    @property
+    def past(self) -> Past:
+        """What became of the study's attempts, and what follows from that."""
+
+    def return_lost(
+        self,
+        is_gone: IsGone,
+        *,
+        cancelled_at: float = 0.0,
+        causes: Mapping[str, Cause] = NO_CAUSES,
+    ) -> list[int]:
         """Queues again the running trials of workers that are gone; gives their numbers.
 
         A life that has a successor is gone in any case. A trial keeps its parameters, its seed and
         its folder. One that was lost before is failed instead, so that a trial that kills its
         worker does not kill every worker; workers that were told to leave, or cancelled, do not
-        count.
+        count. `causes` says of a task what the batch system knows of its end; the sweep's policy
+        for that cause decides.
         """
 
     def workers(self) -> list[WorkerRecord]:
@@ -145,25 +173,63 @@ class Store(Protocol):
         """Every trial, by number."""
 
 
+class Past(Protocol):
+    """What became of a study's attempts so far, and what all workers conclude from it."""
+
+    def ended(self, *, last: int | None = None) -> list[AttemptRecord]:
+        """The attempts that ended, or so many that ended last; the oldest first."""
+
+    def durations(self, last: int) -> list[float]:
+        """How many seconds trials took from claim to end: those of the last complete ones."""
+
+    def stop(self, stop: Stop) -> None:
+        """Asks every worker that was submitted before to leave, and says why."""
+
+    def stopped(self) -> Stop | None:
+        """The last time that the study stopped itself."""
+
+    def avoid(self, node: str, why: str) -> None:
+        """Excludes a node for this study."""
+
+    def bad_nodes(self) -> Mapping[str, str]:
+        """The nodes that are excluded, and why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What becomes of a trial whose worker is gone: how the attempt ended, and the trial's error.
+    """What becomes of a trial whose attempt came to nothing: how that ended, the trial's error.
 
-    Without an error it waits again.
+    Without an error it waits again. `cause` and `said` stay with the attempt.
     """
 
     outcome: Outcome
     error: str | None
+    cause: Cause | None = None
+    said: str = ""
 
 
-def judge_loss(worker: WorkerId, losses: int, *, told: bool) -> Verdict:
-    """The verdict on a trial, lost `losses` times before; `told` if its worker had to go."""
+def judge(
+    cause: Cause, said: str, policy: Policy, losses: int, ended: Outcome = Outcome.FAILED
+) -> Verdict:
+    """The verdict on a trial that was lost `losses` times before; `ended` where that is its end."""
+    said = said[-ERROR_CHARS:]
+    if policy is Policy.REQUEUE:
+        return Verdict(outcome=Outcome.RETURNED, error=None, cause=cause, said=said)
+    if policy is Policy.INFEASIBLE:
+        return Verdict(outcome=Outcome.PRUNED, error=said, cause=cause, said=said)
+    if policy is Policy.RETRY and losses + 1 < _LOSSES:
+        return Verdict(outcome=Outcome.LOST, error=None, cause=cause, said=said)
+    return Verdict(outcome=ended, error=said, cause=cause, said=said)
+
+
+def judge_loss(
+    worker: WorkerId, losses: int, *, told: bool, cause: Cause, policy: Policy
+) -> Verdict:
+    """The verdict on a trial whose worker is gone; `told` if that was drained or cancelled."""
     if told:
         return Verdict(outcome=Outcome.RETURNED, error=None)
-    if losses + 1 < _LOSSES:
-        return Verdict(outcome=Outcome.LOST, error=None)
-    error = f"its worker was gone {losses + 1} times, the last time {worker.task}"
-    return Verdict(outcome=Outcome.LOST, error=error)
+    said = f"its worker was gone {losses + 1} times, the last time {worker.task}"
+    return judge(cause, said, policy, losses, Outcome.LOST)
 
 
 def retriable(records: Mapping[int, TrialRecord], numbers: Collection[int]) -> list[int]:

@@ -6,7 +6,6 @@ that is filled and worked off here reads in Optuna like any other.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -26,27 +25,30 @@ from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
 from hpoctl.study.mirror import Mirror
 from hpoctl.study.native import NativeStore, open_tables
+from hpoctl.study.past import Attempts, RelationalPast
 from hpoctl.study.protocol import (
-    DRAIN_KEY,
-    ERROR_CHARS,
+    NO_CAUSES,
     Claim,
     IsGone,
     Outcome,
+    Past,
+    Verdict,
+    judge,
     judge_loss,
     or_succeeded,
     retriable,
-    sorted_workers,
     tasks_told_to_leave,
     written_off,
 )
+from hpoctl.study.roster import Roster
 from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts
 from hpoctl.study.statements import Statements
 from hpoctl.sweep import Asha, Median, Sweep, Tpe
 from hpoctl.trial import derive_seed
+from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 _FROM_START_S = 1.0  # so often a claim looks for trials that wait again
-_CHECKED_IN_S = 1.0  # for so long what a worker said of itself is new enough, if only it counted on
 REPORT_PATIENCE_S = 5.0  # the trial waits for the answer to its report, and its GPU with it
 STATES = {
     Outcome.COMPLETE: optuna.trial.TrialState.COMPLETE,
@@ -55,14 +57,15 @@ STATES = {
 }
 
 
-class RelationalStore:
+class RelationalStore(Roster):
     """One study, open for reading and writing."""
 
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
         self._sweep = sweep
-        self._database = database
-        self._sql = Statements(database.location.kind, study_id)
+        super().__init__(database, Statements(database.location.kind, study_id))
+        self._attempts = Attempts(database.location.kind, study_id)
+        self.past: Past = RelationalPast(database, self._attempts)
         self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.metrics])
         self._pruner = translate.pruner(sweep)
         self._study = optuna.load_study(
@@ -73,9 +76,6 @@ class RelationalStore:
         self._claimed: set[int] = set()
         self._after = 0
         self._from_start_at = 0.0
-        self._said: WorkerRecord | None = None
-        self._said_at = 0.0
-        self._drained_at = 0.0
         # An empty slot may have fixed parameters in Optuna's notes.
         empty = isinstance(sweep.sampler, Tpe)
         self._claim_parts = Parts(values=False, attrs=empty, steps=())
@@ -246,7 +246,7 @@ class RelationalStore:
     ) -> None:
         """Ends a trial with its values; see `Store`."""
         if any(math.isnan(value) for value in values):
-            self.fail(claim, "the objective returned NaN", at=at)
+            self.fail(claim, "the objective returned NaN", at=at, cause=Cause.NAN)
         elif not self._finish(claim, Outcome.COMPLETE, [float(v) for v in values], attrs, at):
             self._database.run(self._sql.keep_late(claim, values))
 
@@ -258,9 +258,39 @@ class RelationalStore:
         last = steps[max(steps)] if steps and len(self._sweep.metrics) == 1 else math.nan
         self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
 
-    def fail(self, claim: Claim, error: str, *, at: float | None = None) -> None:
-        """Ends a trial that raised, with its traceback."""
-        self._finish(claim, Outcome.FAILED, None, {"error": error[-ERROR_CHARS:]}, at)
+    def fail(
+        self,
+        claim: Claim,
+        error: str,
+        *,
+        at: float | None = None,
+        cause: Cause = Cause.ERROR,
+        policy: Policy = Policy.FAIL,
+    ) -> None:
+        """Ends an attempt that came to nothing; see `Store`."""
+        losses = 0
+        if policy is Policy.RETRY:
+            losses = int(self._database.run(self._attempts.losses(claim))[0][0])
+        verdict = judge(cause, error, policy, losses)
+        if verdict.outcome is Outcome.FAILED:
+            self._finish(claim, Outcome.FAILED, None, {"error": verdict.said}, at, verdict)
+        else:
+            self._set_free(claim, verdict, at)
+
+    def give_back(self, claim: Claim, *, at: float | None = None) -> None:
+        """Lets a trial wait again that saved itself."""
+        self._set_free(claim, Verdict(outcome=Outcome.RETURNED, error=None), at)
+
+    def _set_free(self, claim: Claim, verdict: Verdict, at: float | None) -> None:
+        if not self._give_back(claim, verdict, at or time.time()):
+            log.warning("trial %d was given to another worker meanwhile", claim.number)
+        self._claimed.discard(claim.trial_id)
+        self._mirror.drop(claim.trial_id)
+
+    def _give_back(self, claim: Claim, verdict: Verdict, at: float) -> bool:
+        *steps, done = self._sql.give_back(claim.trial_id, claim.attempt, verdict, at=at)
+        keep = self._attempts.keep_failure(claim, verdict, at)
+        return bool(self._database.run(*steps, keep, done))
 
     def _finish(
         self,
@@ -269,14 +299,20 @@ class RelationalStore:
         values: Sequence[float] | None,
         attrs: Mapping[str, object],
         at: float | None,
+        verdict: Verdict | None = None,
     ) -> bool:
         """False if the trial was no longer this claim's; it is left as it is then."""
         seed = derive_seed(self._sweep.seed, claim.root)
-        how = (claim, outcome, at or time.time(), values, attrs, seed)
+        at = at or time.time()
+        how = (claim, outcome, at, values, attrs, seed)
         kept: Rows = ()
-        if self._location.kind is Kind.POSTGRESQL:
+        if self._location.kind is Kind.POSTGRESQL and verdict is None:
             kept = self._database.run(self._sql.finish_at_once(*how))
-        kept = kept or self._database.run(*self._sql.finish(*how))
+        if not kept:
+            *steps, done = self._sql.finish(*how)
+            if verdict is not None:
+                steps.append(self._attempts.keep_failure(claim, verdict, at))
+            kept = self._database.run(*steps, done)
         self._claimed.discard(claim.trial_id)
         if kept and self._parts is not None and self._mirror.has(claim.trial_id):
             self._mirror.end(claim.trial_id, STATES[outcome], values)
@@ -292,9 +328,16 @@ class RelationalStore:
 
     # Workers
 
-    def return_lost(self, is_gone: IsGone, *, cancelled_at: float = 0.0) -> list[int]:
+    def return_lost(
+        self,
+        is_gone: IsGone,
+        *,
+        cancelled_at: float = 0.0,
+        causes: Mapping[str, Cause] = NO_CAUSES,
+    ) -> list[int]:
         """Queues again the running trials of workers that are gone; see `Store`."""
         workers, returned = self.workers(), []
+        signalled = {worker.id for worker in workers if worker.told is not None}
         is_gone = or_succeeded(is_gone, workers)
         told = tasks_told_to_leave(workers, max(self.drained_at(), cancelled_at))
         for trial_id, number, attempt, task, life, losses in self._database.run(
@@ -303,48 +346,16 @@ class RelationalStore:
             holder = WorkerId(task, life)
             if not is_gone(holder):
                 continue
-            verdict = judge_loss(holder, losses, told=holder in told)
-            if self._database.run(*self._sql.give_back(trial_id, attempt, verdict, at=time.time())):
+            cause = causes.get(task, Cause.PREEMPTED if holder in signalled else Cause.LOST)
+            policy = self._sweep.policy(cause)
+            verdict = judge_loss(holder, losses, told=holder in told, cause=cause, policy=policy)
+            lost = Claim(number=number, params={}, trial_id=trial_id, attempt=attempt, root=number)
+            if self._give_back(lost, verdict, time.time()):
                 returned.append(number)
         for worker in workers:
             if worker.ended_at is None and is_gone(worker.id):
                 self.check_in(written_off(worker))
         return returned
-
-    def workers(self) -> list[WorkerRecord]:
-        """What every worker of this study last said of itself, in the order of their starts."""
-        found = self._database.run(self._sql.workers())
-        return sorted_workers(
-            {**json.loads(text), "life": life, "trial": number} for text, life, number in found
-        )
-
-    def sign_on(self, worker: WorkerRecord) -> WorkerRecord:
-        """The worker's first word to the study, which says which life of its task this is."""
-        statements = self._sql.sign_on(worker)
-        found = self._database.run(*statements, again=[self._sql.life(worker)])
-        return replace(worker, life=int(found[0][0]))
-
-    def check_in(self, worker: WorkerRecord, *, patience_s: float = PATIENCE_S) -> float:
-        """Writes what a worker says of itself; when workers were last asked to leave, or 0.0.
-
-        A worker whose trials take milliseconds is answered from the last second.
-        """
-        now = time.monotonic()
-        if now < self._said_at + _CHECKED_IN_S and self._said == _uncounted(worker):
-            return self._drained_at
-        found = self._database.run(*self._sql.check_in(worker), patience_s=patience_s)
-        self._drained_at = float(json.loads(found[0][0])) if found else 0.0
-        self._said, self._said_at = _uncounted(worker), now
-        return self._drained_at
-
-    def drain(self, at: float) -> None:
-        """Asks every worker that started before `at` to finish its trial and leave."""
-        self._database.run(self._sql.keep_study_attr(DRAIN_KEY, at))
-
-    def drained_at(self) -> float:
-        """When workers were last asked to leave; 0.0 if never."""
-        found = self._database.run(self._sql.study_attr(DRAIN_KEY))
-        return float(json.loads(found[0][0])) if found else 0.0
 
     def gpu_hours(self, now: float) -> float:
         """GPU-hours of all workers of this study up to `now`, running ones included."""
@@ -360,11 +371,6 @@ class RelationalStore:
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         return read_records(self._database, self._sql)
-
-
-def _uncounted(worker: WorkerRecord) -> WorkerRecord:
-    """What a worker says of itself, but for what changes with every trial."""
-    return replace(worker, seen_at=0.0, trials=0, training_s=0.0, trial=None)
 
 
 def _parts(sweep: Sweep) -> Parts | None:

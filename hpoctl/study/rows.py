@@ -119,7 +119,7 @@ class Questions(Dialect):
         """All claims of all trials, those of a trial in their order."""
         sql = (
             "select a.trial_id, a.attempt, a.root, a.task, a.node, a.gpus, a.outcome, a.seed,"
-            " a.late from hpoctl_attempts a join trials t on t.trial_id = a.trial_id"
+            " a.late, a.cause from hpoctl_attempts a join trials t on t.trial_id = a.trial_id"
             " where t.study_id = ? order by a.trial_id, a.attempt"
         )
         return sql, [self.study_id]

@@ -291,8 +291,8 @@ class Statements(Questions):
         by_us = [trial_id, attempt, verdict.outcome.value, at]
         state, moment, attrs = "WAITING", None, {}
         if verdict.error is not None:
-            state, moment = "FAIL", self.time(at)
-            attrs = {"error": verdict.error}
+            state = "PRUNED" if verdict.outcome is Outcome.PRUNED else "FAIL"
+            moment, attrs = self.time(at), {"error": verdict.error}
         return [
             (
                 f"update hpoctl_attempts set outcome = ?, ended_at = ? where {HELD}",

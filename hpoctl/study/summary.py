@@ -18,6 +18,7 @@ from hpoctl.record import Summary, TrialRecord, TrialState, WorkerRecord
 from hpoctl.space import Params, Value
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
+from hpoctl.study.past import Attempts, read_bad_nodes, read_stop
 from hpoctl.study.replay import Replay, Trial
 from hpoctl.study.rows import Questions
 from hpoctl.study.tables import Tables
@@ -75,11 +76,15 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
         " where study_id = ? group by state",
         study_id,
     )
+    sql, words = Attempts(reader.location.kind, study_id).attrs()
+    attrs = {key: json.loads(text) for key, text in reader.rows(sql, *words)}
     complete = next(((low, high) for state, _, low, high in counts if state == "COMPLETE"), None)
     return Summary(
         counts=_all_states({_STATES[state]: count for state, count, _, _ in counts}),
         best=None if complete is None else _best(reader, study_id, *complete),
         workers=_workers_of(reader, study_id),
+        stop=read_stop(attrs),
+        bad_nodes=read_bad_nodes(attrs),
     )
 
 
@@ -173,6 +178,7 @@ def _summarize_journal(location: Location, study: str) -> Summary:
     if study not in replay.live:
         raise StudyError(f"{location}: no study '{study}': was it deleted?")
     study_id, directions = replay.live[study]
+    attrs = replay.attrs.get(study_id, {})
     mine = [trial for trial in replay.trials if trial.study_id == study_id]
     held = {
         (trial.holder.get("task"), trial.holder.get("life")): number
@@ -184,9 +190,11 @@ def _summarize_journal(location: Location, study: str) -> Summary:
         best=_best_in_journal(replay, mine, directions),
         workers=_workers(
             {**said, "trial": held.get((said["task"], said["life"]))}
-            for key, said in replay.attrs.get(study_id, {}).items()
+            for key, said in attrs.items()
             if key.startswith(_WORKER_KEY)
         ),
+        stop=read_stop(attrs),
+        bad_nodes=read_bad_nodes(attrs),
     )
 
 

@@ -16,7 +16,7 @@ from hpoctl.study.database import Database, Statement
 from hpoctl.study.dialect import Dialect
 from hpoctl.study.location import Kind
 
-VERSION = 2
+VERSION = 3
 _LOCK = 0x68706F63746C  # 'hpoctl', as PostgreSQL's advisory locks are numbers
 
 
@@ -41,7 +41,7 @@ class Tables(Dialect):
 
     def migrate_from(self, version: int) -> Sequence[Statement]:
         """Leads from a version to the present one; harmless if some of it was done before."""
-        steps = {1: self._to_2()}
+        steps: dict[int, Sequence[Statement]] = {1: self._to_2(), 2: ()}
         return [step for number in range(version, VERSION) for step in steps[number]]
 
     def _to_2(self) -> Sequence[Statement]:
@@ -67,6 +67,22 @@ class Tables(Dialect):
             f"){options}",
         )
         return [(sql, ()) for sql in tables]
+
+    def has_cause(self) -> Statement:
+        """One row if attempts have a cause, which version 3 added with its error."""
+        sources = {
+            Kind.POSTGRESQL: "information_schema.columns where table_schema = current_schema()",
+            Kind.MYSQL: "information_schema.columns where table_schema = database()",
+        }
+        found = "table_name = 'hpoctl_attempts' and column_name = 'cause'"
+        if self.kind is Kind.SQLITE:
+            return "select 1 from pragma_table_info('hpoctl_attempts') where name = 'cause'", ()
+        return f"select 1 from {sources[self.kind]} and {found}", ()
+
+    def add_cause(self) -> Sequence[Statement]:
+        """Adds the columns of version 3: the error first, as the cause says that both are there."""
+        alter = "alter table hpoctl_attempts add column"
+        return [(f"{alter} error text", ()), (f"{alter} cause varchar(16)", ())]
 
     def index(self) -> Statement:
         """Keeps claims cheap however many trials have ended, and finds those that run."""
@@ -139,6 +155,9 @@ def _migrate(database: Database, tables: Tables) -> Rows:
         )
     for step in tables.migrate_from(version):
         database.ask(step)
+    if not database.ask(tables.has_cause()):
+        for step in tables.add_cause():
+            database.ask(step)
     if not database.ask(tables.has_index("hpoctl_open")):
         database.ask(tables.index())
     if database.ask(tables.has_index("hpoctl_waiting")):

@@ -135,4 +135,5 @@ def test_a_task_that_slurm_requeues_runs_its_trial_again(make_sweep: MakeSweep) 
     slurm.ask("scontrol", "update", f"JobId={ids[0]}_0", "StartTime=now")
     sweep.await_finished(1)
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
-    assert [attrs.get("lost") for attrs in sweep.attrs()] == [1]
+    assert [attrs["attempt"] for attrs in sweep.attrs()] == [2]
+    assert [attrs.get("lost", 0) for attrs in sweep.attrs()] == [0], "it was no victim of its trial"

@@ -22,6 +22,8 @@ class FakeTrial:
     seed: int = 1
     cpus: int = 1
     prune_at: int | None = None
+    attempt: int = 1
+    ends: bool = False
     values: dict[int, float] = field(default_factory=dict)
     extras: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
@@ -32,6 +34,13 @@ class FakeTrial:
 
     def should_prune(self) -> bool:
         return self.prune_at is not None and max(self.values) >= self.prune_at
+
+    @property
+    def resumed(self) -> bool:
+        return self.attempt > 1
+
+    def should_checkpoint(self) -> bool:
+        return self.ends
 
 
 class MakeTrial(Protocol):

@@ -29,7 +29,6 @@ _FRESH_S = 4.0  # so old may an answer be for one who only looks, less than `sta
 _GLANCE_S = 5.0  # a status without Slurm is better than none
 _PATIENCE_S = 20.0  # slurmctld is started again in less
 _LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
-_WARNING_S = 120  # before the walltime, when the worker is told to start no further trial
 
 
 def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
@@ -39,7 +38,7 @@ def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
 
 
 def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
-    resources, walltime_s = sweep.resources, int(sweep.resources.time.total_seconds())
+    resources = sweep.resources
     throttle = f"%{array.at_once}" if array.at_once else ""
     log = f"{_literal(run_dir.logs)}/%A_%a.log"
     options = [
@@ -48,7 +47,7 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
         f'--output="{log}"',
         "--open-mode=append",
         f"--time={_clock(resources.time)}",
-        f"--signal=B:USR2@{min(_WARNING_S, walltime_s // 5)}",
+        f"--signal=B:USR2@{resources.warning_s}",
         f"--cpus-per-task={resources.cpus}",
     ]
     for flag, value in (

@@ -1,0 +1,67 @@
+"""The failures of a study, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hpoctl.failures import FailureGroup
+from hpoctl.record import Stop
+
+_NUMBERS_SHOWN = 12
+
+
+def failures_text(groups: Sequence[FailureGroup]) -> str:
+    """A block a group: how often, the last line, the trials, the nodes, the first traceback."""
+    return "\n\n".join(_block(group) for group in groups)
+
+
+def _block(group: FailureGroup) -> str:
+    nodes = ", ".join(f"{node} ({count})" for node, count in group.nodes.items())
+    times = "once" if group.count == 1 else f"{group.count} times"
+    lines = [f"{group.cause}, {times}: {group.said}"]
+    lines.append(f"  trials  {_numbers(group.trials)}")
+    lines.append(f"  nodes   {nodes}")
+    if "\n" in group.first.error.strip():
+        lines.append(f"  first   trial {group.first.number}:")
+        lines += [f"    {line}" for line in group.first.error.strip().splitlines()]
+    return "\n".join(lines)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_NUMBERS_SHOWN]))
+    more = len(numbers) - _NUMBERS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def orders_text(stop: Stop | None, bad_nodes: Mapping[str, str]) -> str:
+    """What the study has concluded: that it stopped itself, and which nodes it avoids."""
+    lines = [f"stopped itself: {stop.why}"] if stop is not None else []
+    lines += [f"avoids {node}: {why}" for node, why in bad_nodes.items()]
+    return "\n".join(lines)
+
+
+def failures_shape(
+    groups: Sequence[FailureGroup], stop: Stop | None, bad_nodes: Mapping[str, str]
+) -> dict[str, object]:
+    """`failures --json`."""
+    return {
+        "failures": [
+            {
+                "cause": group.cause,
+                "last_line": group.said,
+                "count": group.count,
+                "trials": group.trials,
+                "nodes": dict(group.nodes),
+                "first": {
+                    "trial": group.first.number,
+                    "attempt": group.first.attempt,
+                    "node": group.first.node,
+                    "ended_at": group.first.ended_at,
+                    "error": group.first.error,
+                },
+            }
+            for group in groups
+        ],
+        "stopped": stop and {"at": stop.at, "why": stop.why},
+        "bad_nodes": dict(bad_nodes),
+    }

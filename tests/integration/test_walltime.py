@@ -1,0 +1,106 @@
+"""Trials that are longer than an allocation, and allocations that are taken away: on real Slurm."""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+from servers import wait_for
+
+from integration.conftest import MakeSweep, Sweep
+
+OBJECTIVE = """
+import time
+from hpoctl.trial import Checkpointed
+
+checkpoints = True
+
+def objective(trial):
+    saved = trial.dir / "saved"
+    step = int(saved.read_text()) if trial.resumed else 0
+    with (trial.dir / "attempts").open("a") as lines:
+        lines.write(f"{trial.attempt} {step}\\n")
+    while step < trial.args["steps"]:
+        step += 1
+        time.sleep(0.5)
+        trial.report(1 / step, step)
+        if trial.should_checkpoint():
+            saved.write_text(str(step))
+            raise Checkpointed
+    return 1 / step
+"""
+
+
+def with_objective(sweep: Sweep) -> Sweep:
+    (sweep.hpoctl.folder / "mine.py").write_text(OBJECTIVE)
+    return sweep
+
+
+def attempts(sweep: Sweep) -> list[tuple[int, int]]:
+    """Which attempts there were at trial 0, and from which step each began."""
+    lines = (sweep.run_dir.trial(0) / "attempts").read_text().splitlines()
+    return [(int(attempt), int(step)) for attempt, step in map(str.split, lines)]
+
+
+def test_a_trial_longer_than_its_walltime_goes_on_in_the_next_link_of_the_chain(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = with_objective(
+        make_sweep(
+            "postgresql",
+            mode="sequential",
+            objective="mine",
+            objective_args={"steps": 100},
+            checkpoints=True,
+            estimate={"trial": "55s", "startup": "5s"},
+            budget={"trials": 1},
+            resources={"time": "1m", "warning": "20s"},
+        )
+    )
+    ids = sweep.submit()
+    assert len(ids) == 2, "by the estimate"
+    sweep.await_finished(1, deadline_s=240)
+    (trial,) = sweep.trials()
+    assert trial.state is TrialState.COMPLETE
+    assert trial.intermediate_values == {step: 1 / step for step in range(1, 101)}
+    (first, second) = attempts(sweep)
+    assert first == (1, 0)
+    assert second[0] == 2 and 20 < second[1] < 100
+    reasons = [worker.reason for worker in sweep.summary().workers]
+    assert "s of walltime left" in str(reasons[0])
+    assert reasons[1] == "no trial waits"
+    sweep.await_tasks(ids, 2)  # Slurm had to end neither
+    assert not sweep.attrs()[0].get("lost")
+
+
+def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = with_objective(
+        make_sweep(
+            "postgresql",
+            mode="sequential",
+            objective="mine",
+            objective_args={"steps": 12},
+            budget={"trials": 1},
+        )
+    )
+    (id_,) = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: len(_steps(sweep)) > 2, 60, "trial 0 has reported")
+    slurm.ask("scontrol", "requeue", f"{id_}_0")
+    # Slurm holds it back for two minutes, unless it is told not to.
+    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
+    slurm.ask("scontrol", "update", f"JobId={id_}_0", "StartTime=now")
+    sweep.await_finished(1)
+    (trial,) = sweep.trials()
+    assert trial.intermediate_values == {step: 1 / step for step in range(1, 13)}
+    (first, second) = attempts(sweep)
+    assert first == (1, 0)
+    assert second[0] == 2 and second[1] > 2
+    assert [worker.told for worker in sweep.summary().workers] == ["SIGTERM", None]
+    assert not sweep.attrs()[0].get("lost")
+
+
+def _steps(sweep: Sweep) -> list[str]:
+    reports = sweep.run_dir.trial(0) / "metrics.jsonl"
+    return reports.read_text().splitlines() if reports.exists() else []

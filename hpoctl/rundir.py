@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,8 +134,13 @@ class RunDir:
         """How many results wait in the spool for somebody who tells the study."""
         return sum(1 for _ in self.spool.glob("*.json"))
 
+    def make(self) -> None:
+        """Makes the folder for its owner only; who shares it opens it later, and it stays so."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def create(self, sweep_text: str, run: Run) -> None:
         """Makes the folder, its text and its plan; plan.json comes last and makes it a run."""
+        self.make()
         for folder in (self.logs, self.trials):
             folder.mkdir(parents=True, exist_ok=True)
         self.sweep_file.write_text(sweep_text, encoding="utf-8")
@@ -248,19 +253,32 @@ def remember(run_dir: RunDir, environ: Mapping[str, str]) -> None:
 
 def find(study: str, environ: Mapping[str, str]) -> RunDir:
     """The run directory of a study: its path, its name, or `last`. Raises StudyError."""
-    with suppress(OSError):  # a name may be no possible path
-        if RunDir(Path(study).absolute()).plan_file.exists():
-            return RunDir(Path(study).absolute())
+    given = Path(study).absolute()
+    try:
+        (given / "plan.json").stat()
+        return RunDir(given)
+    except PermissionError:
+        raise StudyError(
+            f"{given} is not open to you: ask {given.owner()} for 'chmod -R g+rX {given}'"
+        ) from None
+    except OSError:  # a name, which may be no possible path
+        pass
     index = _index(environ)
     listed = index.read_text(encoding="utf-8").splitlines() if index.exists() else []
-    here = sorted(Path.cwd().joinpath("runs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
-    paths = [Path(line) for line in listed] + [
-        p.parent for p in here if str(p.parent) not in listed
-    ]
-    known = [RunDir(path) for path in reversed(paths) if (path / "plan.json").exists()]
+    here = sorted(_plans(Path.cwd().joinpath("runs").glob("*")))
+    paths = [Path(line) for line in listed]
+    paths += [path for _, path in here if str(path) not in listed]
+    known = [RunDir(path) for _, path in _plans(reversed(paths))]
     for run_dir in known:
         if study == "last" or run_dir.run().study == study:
             return run_dir
     names = ", ".join(dict.fromkeys(run_dir.run().study for run_dir in known[:5]))
     hint = f"known: {names}" if names else "'hpoctl submit SWEEP' starts one"
     raise StudyError(f"no study '{study}' found; {hint}")
+
+
+def _plans(folders: Iterable[Path]) -> Iterator[tuple[float, Path]]:
+    """The runs among these folders that are open to us, each with the time of its plan."""
+    for folder in folders:
+        with suppress(OSError):
+            yield (folder / "plan.json").stat().st_mtime, folder

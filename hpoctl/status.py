@@ -66,7 +66,7 @@ class Status:
     lost: tuple[int, ...] = ()
     undelivered: int = 0
     silence: str | None = None
-    age_s: float | None = None
+    age_s: int | None = None
 
     @property
     def waiting(self) -> int:

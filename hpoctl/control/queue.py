@@ -61,6 +61,7 @@ def extend(study: str, trials: int, *, more: bool, workers: int | None) -> Exten
     queues nothing twice. Raises ConfigError where the sampler knows its own number of trials.
     """
     opened = open_run(study)
+    opened.refuse_strangers()
     sweep, run_dir = opened.sweep(), opened.run_dir
     _refuse_a_list(opened, sweep)
     with run_dir.locked():
@@ -153,6 +154,7 @@ def retry(
     too, and `most` times in all. Raises StudyError for a trial that is not there or has not failed.
     """
     opened = open_run(study)
+    opened.refuse_strangers()
     with opened.run_dir.locked():
         store = opened.store()
         chosen, left = choose(store.records(), numbers, most)

@@ -45,7 +45,7 @@ def read_status(study: str, *, accounting: bool = False) -> Status:
         lost=status.lost_trials(alive, fates),
         undelivered=opened.run_dir.undelivered(),
         silence=look.silence,
-        age_s=now - look.asked_at if look.asked_at else None,
+        age_s=round(now - look.asked_at) if look.asked_at else None,
     )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +126,13 @@ def submit(request: Request) -> Submitted:
 
     resumed = run_dir.plan_file.exists()
     location = locate_study(sweep.gist, run.workdir, run_dir)
-    store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
+    run_dir.make()
+    try:
+        store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
+    except HpoctlError:
+        with suppress(OSError):  # there was something in it before
+            run_dir.path.rmdir()
+        raise
     try:
         run_dir.create(text, run)
         for name, script in planned.scripts.items():

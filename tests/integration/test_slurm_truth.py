@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,35 @@ def test_slurm_is_asked_once_however_many_tasks_and_however_often(
         sweep.ask(*command, sweep.study)
     assert counted_squeue.read_text() in ("x\n", "x\nx\n")  # four seconds may pass meanwhile
     sweep.await_finished(12)
+
+
+def test_a_study_that_is_submitted_within_a_job_is_no_part_of_that_job(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    sweep = make_sweep("journal", mode="async", workers=2, budget={"trials": 4})
+    slurm = sweep.slurm
+    assert slurm is not None
+    script = tmp_path / "outer.sh"
+    python = f"{sys.executable} -m hpoctl"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --cpus-per-task=3 --mem=333M --time=7 --job-name=outer\n"
+        "export SBATCH_TIMELIMIT=9 SBATCH_ARRAY_INX=0-99 SQUEUE_FORMAT=%i SQUEUE_STATES=FAILED\n"
+        f"{python} submit sweep.yaml --json && {python} status a-study --json\n"
+    )
+    env = {**sweep.hpoctl.environ, **slurm.env}
+    subprocess.run(
+        ["sbatch", "--wait", "--output=outer.log", str(script)],
+        cwd=sweep.hpoctl.folder,
+        env=env,
+        check=True,
+        timeout=90,
+        capture_output=True,
+    )
+    ids = [submission.id for submission in sweep.run_dir.submissions()]
+    sweep.await_finished(4)
+    columns = "-o", "JobID,ReqCPUS,Timelimit,JobName", "-j", ids[0]
+    wait_for(lambda: len(slurm.ask("sacct", "-XnP", *columns).splitlines()) == 2, 60, "two tasks")
+    rows = [line.split("|")[1:] for line in slurm.ask("sacct", "-XnP", *columns).splitlines()]
+    assert rows == [["1", "00:05:00", "hpo-a-study-workers"]] * 2
+    log = (sweep.hpoctl.folder / "outer.log").read_text()
+    assert f'"task": "{ids[0]}_0"' in log  # the status within the job saw the tasks

@@ -72,12 +72,12 @@ def test_a_start_is_read_in_each_of_slurms_ways(start: str, known: bool) -> None
     [
         ("cpu=4,mem=8G,node=1,billing=4,gres/gpu=2,gres/gpu:a100=2", 2),  # 23.02 counts types too
         ("cpu=4,mem=8G,node=1,billing=4,gres/gpu:a100=2,gres/gpu:v100=1", 3),
-        ("cpu=4,mem=8G,node=1,billing=4", 0),
-        ("(null)", 0),
-        ("cpu=4,gres/gpumem=10G,gres/gpuutil=3", 0),
+        ("cpu=4,mem=8G,node=1,billing=4", None),
+        ("(null)", None),
+        ("cpu=4,gres/gpumem=10G,gres/gpuutil=3", None),
     ],
 )
-def test_gpus_are_counted_in_each_of_the_sites_ways(tres: str, gpus: int) -> None:
+def test_gpus_are_counted_in_each_of_the_sites_ways(tres: str, gpus: int | None) -> None:
     (task,) = queue.parse(squeue_line(job="1", index="0", state="RUNNING", tres=tres))
     assert task.gpus == gpus
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
-from hpoctl import child, config, lost, objectives, spool
+from hpoctl import arrays, child, config, lost, objectives, spool
 from hpoctl.child import Errand
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
@@ -33,6 +33,7 @@ from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
 
 log = logging.getLogger(__name__)
+_ENDS_ALL = ("budget", "told to by 'hpoctl", "told to by SIGTERM")  # no further array is wanted
 _fork = multiprocessing.get_context("fork")
 
 
@@ -76,10 +77,22 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
         run_dir=run_dir, run=run, sweep=sweep, store=store, allocation=Allocation.read(environ)
     )
     worker.clear_up()
-    if not summarize(location, sweep.study).counts[TrialState.WAITING]:
+
+    def waits() -> bool:
+        return summarize(location, sweep.study).counts[TrialState.WAITING] > 0
+
+    def ended() -> set[str]:
+        workers = summarize(location, sweep.study).workers
+        return {worker.task for worker in workers if worker.ended_at is not None}
+
+    if not waits():
         return worker.leave("no trial waits")  # before the minutes that preparing may take
+    arrays.feed_at_start(run, run_dir, sweep, waits)
     try:
-        return worker.run_trials()
+        reason = worker.run_trials()
+        if not reason.startswith(_ENDS_ALL):
+            arrays.feed_at_end(run, run_dir, sweep, waits, ended)
+        return reason
     except Unreachable:
         log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)
         raise

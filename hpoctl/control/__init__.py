@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
     from hpoctl.control.read import read_best, read_log, read_status, read_trials, write_report
+    from hpoctl.control.reasons import Why, read_why
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
@@ -26,6 +27,7 @@ _HOMES = {
     "opened": ("Submitted",),
     "queue": ("Extended", "Retried", "extend", "retry"),
     "read": ("read_best", "read_log", "read_status", "read_trials", "write_report"),
+    "reasons": ("Why", "read_why"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
@@ -46,6 +48,7 @@ __all__ = [
     "Request",
     "Retried",
     "Submitted",
+    "Why",
     "add_workers",
     "cancel",
     "check_ended",
@@ -58,6 +61,7 @@ __all__ = [
     "read_log",
     "read_status",
     "read_trials",
+    "read_why",
     "repair",
     "retry",
     "run",

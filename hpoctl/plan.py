@@ -6,7 +6,6 @@ Pure values and functions; how the arrays reach a batch system is the backends' 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,7 @@ from hpoctl.trial import derive_seed
 from hpoctl.words import Mode
 
 if TYPE_CHECKING:  # a command that only reads a study plans nothing
+    from hpoctl.limits import Cap
     from hpoctl.sweep import Estimate, Sweep
 
 
@@ -27,21 +27,14 @@ class JobArray:
     """`tasks` array tasks, one worker each, at most `at_once` of them running.
 
     A worker leaves after `trials_per_task` trials (None: when no trial waits). The array starts
-    when the one named `after` has ended, whatever way.
+    when all that `after` names have ended, whatever way.
     """
 
     name: str
     tasks: int
     at_once: int | None = None
     trials_per_task: int | None = None
-    after: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the batch system allows; None where it sets no limit or did not say."""
-
-    tasks_per_array: int | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +48,18 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `submit` does: queue `trials` trials, then submit `arrays` in this order."""
+    """What `submit` does: queue `trials` trials, then submit `arrays` in this order.
+
+    `fed` are the limits on submitted tasks that the arrays do not all fit under at the same time:
+    they are submitted as earlier ones end.
+    """
 
     mode: Mode
     trials: int
     arrays: tuple[JobArray, ...]
     cost: Cost | None
     notes: tuple[str, ...] = ()
+    fed: tuple[Cap, ...] = ()
 
 
 def queue(sweep: Sweep) -> Iterator[Params]:
@@ -78,20 +76,6 @@ def queue(sweep: Sweep) -> Iterator[Params]:
         case _:
             for number in range(sweep.trials):
                 yield sweep.search_space.draw(Random(derive_seed(sweep.seed, number)))
-
-
-def check_limits(plan: Plan, limits: Limits) -> Plan:
-    """The plan itself, if the batch system can take it. Raises ConfigError."""
-    largest = max(plan.arrays, key=lambda array: array.tasks)
-    if limits.tasks_per_array is not None and largest.tasks > limits.tasks_per_array:
-        fitting = math.ceil(plan.trials / limits.tasks_per_array)
-        batch = plan.mode is Mode.BATCH
-        key = f"trials_per_task: {fitting}" if batch else f"workers: {limits.tasks_per_array}"
-        raise ConfigError(
-            f"array '{largest.name}' has {largest.tasks} tasks, this cluster allows"
-            f" {limits.tasks_per_array} (MaxArraySize): use {key}"
-        )
-    return plan
 
 
 def cost(sweep: Sweep, *, starts: int, startups: int, trials: int) -> Cost | None:

@@ -14,15 +14,18 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
+
+if TYPE_CHECKING:
+    from hpoctl.limits import Cap
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +46,20 @@ class Run:
     workdir: Path
     created_at: float
     gist: Gist | None = None
+    fed: tuple[Cap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One accepted array: its id in the batch system, and how many tasks it has."""
+    """One accepted array: its id in the batch system, its tasks, how many at once, after which."""
 
     array: str
     id: str
     tasks: int
     backend: BackendName
     at: float
+    at_once: int | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +166,12 @@ class RunDir:
             mode=Mode(given["mode"]),
             backend=BackendName(given["backend"]),
             trials=given["trials"] if extension is None else extension.trials,
-            arrays=tuple(JobArray(**array) for array in given["arrays"]),
+            arrays=tuple(_array(array) for array in given["arrays"]),
             overrides=tuple(given["overrides"]),
             workdir=Path(given["workdir"]),
             created_at=given["created_at"],
             gist=_gist(given.get("gist")),
+            fed=_caps(given.get("fed") or ()),
         )
 
     def note_cancel(self, at: float) -> None:
@@ -192,10 +199,7 @@ class RunDir:
 
     def submissions(self) -> tuple[Submission, ...]:
         """All accepted arrays, oldest first."""
-        return tuple(
-            Submission(**{**given, "backend": BackendName(given["backend"])})
-            for given in _lines(self.ledger)
-        )
+        return tuple(_submission(given) for given in _lines(self.ledger))
 
     def note_extension(self, extension: Extension) -> None:
         """Keeps what an `extend` is about to do, or has done, on disk when this returns."""
@@ -222,6 +226,27 @@ def _lines(ledger: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):
             found.append(json.loads(line))
     return found
+
+
+def _array(given: Mapping[str, Any]) -> JobArray:
+    after = given["after"] or ()  # one name in a plan.json of an earlier release
+    return JobArray(**{**given, "after": (after,) if isinstance(after, str) else tuple(after)})
+
+
+def _submission(given: Mapping[str, Any]) -> Submission:
+    after = tuple(given.get("after") or ())
+    return Submission(**{**given, "backend": BackendName(given["backend"]), "after": after})
+
+
+def _caps(given: Sequence[Mapping[str, Any]]) -> tuple[Cap, ...]:
+    if not given:
+        return ()
+    from hpoctl.limits import Cap, Measure  # few runs have any
+
+    def cap(of: Mapping[str, Any]) -> Cap:
+        return Cap(**{**of, "measure": Measure(of["measure"]), "accounts": tuple(of["accounts"])})
+
+    return tuple(cap(of) for of in given)
 
 
 def _gist(given: Mapping[str, Any] | None) -> Gist | None:

@@ -309,6 +309,7 @@ class Sweep(_Values):
     backend: BackendName = BackendName.SLURM
     workers: Positive | None = None
     trials_per_task: Positive = 1
+    max_running: Positive | None = None
     budget: Budget = Budget()
     resources: Resources = Resources()
     estimate: Estimate | None = None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpoctl import child, config, lost, objectives, spool
+from hpoctl import arrays, child, config, lost, objectives, spool
 from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
 from hpoctl.ending import Ending
@@ -37,6 +37,7 @@ from hpoctl.words import Cause, Policy
 log = logging.getLogger(__name__)
 _LAST_TRIALS = 100  # by whose durations the next one's is judged: a sampler moves to other points
 _AMPLE = 10  # trials: with time for so many, nobody has to count
+_ENDS_ALL = ("budget", "told to by 'hpoctl", "told to by SIGTERM")  # no further array is wanted
 _fork = multiprocessing.get_context("fork")
 
 
@@ -52,10 +53,22 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
         run_dir=run_dir, run=run, sweep=sweep, store=store, allocation=Allocation.read(environ)
     )
     worker.clear_up()
-    if not summarize(location, sweep.study).counts[TrialState.WAITING]:
+
+    def waits() -> bool:
+        return summarize(location, sweep.study).counts[TrialState.WAITING] > 0
+
+    def ended() -> set[str]:
+        workers = summarize(location, sweep.study).workers
+        return {worker.task for worker in workers if worker.ended_at is not None}
+
+    if not waits():
         return worker.leave("no trial waits")  # before the minutes that preparing may take
+    arrays.feed_at_start(run, run_dir, sweep, waits)
     try:
-        return worker.run_trials()
+        reason = worker.run_trials()
+        if not reason.startswith(_ENDS_ALL):
+            arrays.feed_at_end(run, run_dir, sweep, waits, ended)
+        return reason
     except Unreachable:
         log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)
         raise

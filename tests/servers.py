@@ -246,7 +246,7 @@ class Slurm:
         """What a command needs in its environment to speak to this cluster."""
         return {"SLURM_CONF": f"{self.folder}/slurm.conf"}
 
-    def start(self, nodes: int = 2) -> None:
+    def start(self, nodes: int = 2, settings: Sequence[str] = ()) -> None:
         """Starts all daemons and waits until the nodes are ready."""
         if os.geteuid() != 0:
             absent("the development cluster needs root")
@@ -255,12 +255,25 @@ class Slurm:
             absent(
                 f"no {', '.join(missing)}: apt-get install slurm-wlm slurmdbd munge mariadb-server"
             )
-        _run([str(DEVCLUSTER), "up", str(self.folder), "--nodes", str(nodes)], cwd=self.folder)
+        given = [word for setting in settings for word in ("--set", setting)]
+        up = [str(DEVCLUSTER), "up", str(self.folder), "--nodes", str(nodes), *given]
+        _run(up, cwd=self.folder)
 
     def stop(self) -> None:
         """Cancels all jobs, ends the daemons and removes their files."""
         _run([str(DEVCLUSTER), "down", str(self.folder)], cwd=Path("/"))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add_account(self, name: str, *limits: str, of_user: Sequence[str] = ()) -> None:
+        """An account of root's, with limits such as GrpTRES=cpu=4 and those of root in it."""
+        accounting = ("sacctmgr", "-i")
+        self.ask(*accounting, "add", "account", name)
+        self.ask(*accounting, "add", "user", "root", f"account={name}")
+        if limits:
+            self.ask(*accounting, "modify", "account", name, "set", *limits)
+        if of_user:
+            where = ("where", "name=root", f"account={name}")
+            self.ask(*accounting, "modify", "user", *where, "set", *of_user)
 
     def ask(self, *command: str) -> str:
         """The output of one of Slurm's commands; fails the test where the command fails."""

@@ -7,10 +7,9 @@ from datetime import timedelta
 import pytest
 
 from hpoctl.errors import ConfigError
-from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost, queue, trials_per_walltime
+from hpoctl.plan import Cost, cost, queue, trials_per_walltime
 from hpoctl.space import Categorical, Float, Int, SearchSpace
 from hpoctl.sweep import Estimate, Sweep
-from hpoctl.words import Mode
 
 SPACE = SearchSpace(
     {"opt": Categorical(choices=("adam", "sgd")), "r": Int(low=1, high=3, step=2)},
@@ -58,26 +57,6 @@ def test_a_longer_random_queue_begins_with_the_shorter_one() -> None:
 def test_every_point_of_a_random_queue_is_in_the_space() -> None:
     for point in queue(sweep(sampler="random")):
         assert all(value in OPEN.parameters[name] for name, value in point.items())
-
-
-def plan(mode: Mode, tasks: int, *, trials: int = 5000) -> Plan:
-    array = JobArray(name="round-1", tasks=tasks, trials_per_task=1)
-    return Plan(mode=mode, trials=trials, arrays=(array,), cost=None)
-
-
-def test_an_array_as_large_as_the_cluster_allows_is_taken() -> None:
-    whole = plan(Mode.BATCH, 1001)
-    assert check_limits(whole, Limits(tasks_per_array=1001)) is whole
-    assert check_limits(whole, Limits()) is whole
-
-
-def test_a_larger_array_is_refused_with_a_value_that_passes() -> None:
-    with pytest.raises(ConfigError) as refused:
-        check_limits(plan(Mode.BATCH, 5000), Limits(tasks_per_array=1001))
-    assert str(refused.value) == (
-        "array 'round-1' has 5000 tasks, this cluster allows 1001 (MaxArraySize):"
-        " use trials_per_task: 5"
-    )
 
 
 def test_the_cost_counts_starts_and_trials_and_the_way_through_them() -> None:

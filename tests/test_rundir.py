@@ -28,7 +28,7 @@ def make_run(study: str, workdir: Path) -> Run:
         mode=Mode.BATCH,
         backend=BackendName.SLURM,
         trials=6,
-        arrays=(JobArray(name="round-1", tasks=3), JobArray(name="round-2", tasks=3, after="x")),
+        arrays=(JobArray(name="round-1", tasks=3), JobArray(name="round-2", tasks=3, after=("x",))),
         overrides=("workers=2",),
         workdir=workdir,
         created_at=1.25,

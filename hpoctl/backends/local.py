@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.plan import JobArray, Limits
+from hpoctl.plan import JobArray
 from hpoctl.record import (
     Charge,
     Fate,
@@ -30,6 +30,8 @@ from hpoctl.rundir import RunDir
 from hpoctl.script import body, exports
 
 if TYPE_CHECKING:
+    from hpoctl.delay import Delay
+    from hpoctl.limits import Cap, Limits
     from hpoctl.sweep import Sweep
 
 _YEAR_MIN = 365 * 24 * 60  # submitit wants a timeout; a local worker has no walltime
@@ -43,7 +45,9 @@ def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
     return "\n".join(["#!/bin/bash", "", body(variables)])
 
 
-def submit(script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None) -> str:
+def submit(
+    script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
+) -> str:
     """Starts an array in the background and gives its id, a process id."""
     import submitit
 
@@ -91,12 +95,12 @@ def _detached(log: Path) -> Iterator[None]:
 
 
 def run_array(
-    script: Path, array: JobArray, logs: Path, after: str | None, devices: Sequence[str | None]
+    script: Path, array: JobArray, logs: Path, after: Sequence[str], devices: Sequence[str | None]
 ) -> None:
     """Runs all tasks of an array to their end; SIGTERM ends them as scancel would."""
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
-    while after is not None and _is_alive(after) and not stopped.is_set():
+    while any(_is_alive(id_) for id_ in after) and not stopped.is_set():
         time.sleep(_POLL_S)
     job, waiting = os.environ["SUBMITIT_LOCAL_JOB_ID"], list(range(array.tasks))
     running: list[subprocess.Popen[bytes]] = []
@@ -210,7 +214,23 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
 
 def limits() -> Limits:
     """This machine sets none."""
+    from hpoctl.limits import Limits
+
     return Limits()
+
+
+def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:
+    """Nothing: what waits here waits for its turn on this machine."""
+
+
+def why(ids: Sequence[str]) -> tuple[Delay, ...]:
+    """Nothing: no task waits for another user."""
+    return ()
+
+
+def room(caps: Sequence[Cap]) -> int | None:
+    """Any number of tasks."""
+    return None
 
 
 def _is_alive(array: str) -> bool:

@@ -24,11 +24,12 @@ def workers() -> None:
 @click.option("--gpus", help="GPUs of each, such as 1 or A100:1.")
 @click.option("--cpus")
 @click.option("--mem")
+@click.option("--instead", is_flag=True, help="In place of those that have not started.")
 @formatted
-def add(study: str, count: int, form: str, **resources: str | None) -> None:
+def add(study: str, count: int, instead: bool, form: str, **resources: str | None) -> None:
     """Attach workers to STUDY while it runs; the budget stays what it was."""
     changed = [f"resources.{key}={value}" for key, value in resources.items() if value is not None]
-    attached = control.add_workers(study, count, changed, output.say)
+    attached = control.add_workers(study, count, changed, output.say, instead=instead)
     output.show_submitted(attached, Format(form), "attached")
 
 

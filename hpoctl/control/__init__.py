@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         read_trials,
         write_report,
     )
+    from hpoctl.control.reasons import Why, read_why
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
@@ -42,6 +43,7 @@ _HOMES = {
         "read_trials",
         "write_report",
     ),
+    "reasons": ("Why", "read_why"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
@@ -63,6 +65,7 @@ __all__ = [
     "Request",
     "Retried",
     "Submitted",
+    "Why",
     "add_workers",
     "cancel",
     "check_ended",
@@ -76,6 +79,7 @@ __all__ = [
     "read_log",
     "read_status",
     "read_trials",
+    "read_why",
     "repair",
     "retry",
     "run",

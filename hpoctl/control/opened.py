@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import os
 import pwd
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hpoctl import rundir
-from hpoctl.backends import local, slurm
+from hpoctl.arrays import BACKENDS, Backend
 from hpoctl.errors import StudyError
-from hpoctl.plan import JobArray, Limits
-from hpoctl.record import Charge, Fate, Look, Summary, TaskRecord, WorkerId, WorkerRecord
+from hpoctl.record import Look, Summary, TaskRecord
 from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.study.location import Location, locate
 from hpoctl.study.summary import UnknownSchema, summarize
-from hpoctl.words import BackendName, Gist
+from hpoctl.words import Gist
 
 if TYPE_CHECKING:
     from hpoctl.study.store import Store
     from hpoctl.sweep import Sweep
-
-
-class Backend(Protocol):
-    """What a module of `backends/` offers."""
-
-    def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
-    def submit(
-        self, script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None
-    ) -> str: ...
-    def find(self, script: Path) -> str | None: ...
-    def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
-    def look(self, ids: Sequence[str], run_dir: RunDir) -> Look: ...
-    def fates_by(
-        self, look: Look, workers: Sequence[WorkerRecord], run_dir: RunDir
-    ) -> Mapping[WorkerId, Fate]: ...
-    def charges(self, ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None: ...
-    def remembered(self, run_dir: RunDir) -> tuple[Charge, ...] | None: ...
-    def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
-    def limits(self) -> Limits: ...
-
-
-BACKENDS: dict[BackendName, Backend] = {BackendName.SLURM: slurm, BackendName.LOCAL: local}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +30,7 @@ class Submitted:
     run_dir: Path
     submissions: tuple[Submission, ...]
     waiting: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,27 +111,3 @@ def _load(run_dir: RunDir, run: Run) -> Sweep:
 def locate_study(gist: Gist, workdir: Path, run_dir: RunDir) -> Location:
     """Where a sweep's study lives, by the environment of this process. Raises StudyError."""
     return locate(gist.storage, workdir=workdir, journal=run_dir.journal, environ=os.environ)
-
-
-def submit_arrays(
-    arrays: Sequence[JobArray], sweep: Sweep, run_dir: RunDir, run: Run, *, resumed: bool
-) -> tuple[Submission, ...]:
-    """Submits the arrays that the ledger does not hold yet, each written down once accepted."""
-    backend = BACKENDS[run.backend]
-    accepted = {submission.array: submission for submission in run_dir.submissions()}
-    for array in arrays:
-        if array.name in accepted:
-            continue
-        script = run_dir.script(array.name)
-        after = accepted[array.after].id if array.after else None
-        known = backend.find(script) if resumed else None
-        submission = Submission(
-            array=array.name,
-            id=known or backend.submit(script, array, sweep, run_dir, after),
-            tasks=array.tasks,
-            backend=run.backend,
-            at=time.time(),
-        )
-        run_dir.append(submission)
-        accepted[array.name] = submission
-    return tuple(accepted[array.name] for array in arrays)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpoctl import config
-from hpoctl.plan import JobArray
 from hpoctl.study.location import Kind, Location
 from hpoctl.sweep import Sweep
 from hpoctl.words import BackendName
@@ -22,11 +21,11 @@ _SHARED = re.compile(
 )
 
 
-def notes(sweep: Sweep, location: Location, arrays: Sequence[JobArray]) -> tuple[str, ...]:
+def notes(sweep: Sweep, location: Location, workers: int) -> tuple[str, ...]:
     """The limits of an embedded storage in one line; a database has none to tell."""
     match location.kind:
         case Kind.JOURNAL:
-            return (_journal_note(sweep, arrays),)
+            return (_journal_note(sweep, workers),)
         case Kind.SQLITE:
             return (_sqlite_note(location),)
         case _:
@@ -56,13 +55,6 @@ def refuse_several_machines(
     raise config.complain(file, overrides, f"storage.{given}", message)
 
 
-def at_once(arrays: Sequence[JobArray]) -> int:
-    """How many workers of these arrays may run at the same time."""
-    chained = {array.after for array in arrays}
-    each = [min(array.tasks, array.at_once or array.tasks) for array in arrays]
-    return max(each) if len(chained) == len(arrays) else sum(each)
-
-
 def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
     """The kernel's word for what a file is or would be on, such as `nfs4`; '' if unknown."""
     place = Path(os.path.realpath(path))
@@ -79,8 +71,8 @@ def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
     return kind
 
 
-def _journal_note(sweep: Sweep, arrays: Sequence[JobArray]) -> str:
-    workers, trials = at_once(arrays), sweep.trials
+def _journal_note(sweep: Sweep, workers: int) -> str:
+    trials = sweep.trials
     limit = f"{JOURNAL_WORKERS} workers and {JOURNAL_TRIALS:,} trials"
     if workers > JOURNAL_WORKERS or trials > JOURNAL_TRIALS:
         return (

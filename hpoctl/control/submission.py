@@ -6,16 +6,19 @@ import importlib.util
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpoctl import config, modes, rundir
+from hpoctl import arrays, config, modes, rundir
+from hpoctl.arrays import BACKENDS
 from hpoctl.control import storage
-from hpoctl.control.opened import BACKENDS, Submitted, locate_study, submit_arrays
-from hpoctl.errors import ConfigError, HpoctlError, StudyError
+from hpoctl.control.opened import Submitted, locate_study
+from hpoctl.errors import BatchSystemError, ConfigError, HpoctlError, StudyError
+from hpoctl.fit import at_once
 from hpoctl.plan import Plan, queue
-from hpoctl.rundir import Run, RunDir
+from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
@@ -70,9 +73,9 @@ def _storage_notes(
         location = locate_study(sweep.gist, Path.cwd(), run_dir)
     except StudyError:
         return ()
-    workers = storage.at_once(planned.arrays)
+    workers = at_once(planned)
     storage.refuse_several_machines(sweep, location, workers, request.sweep_file, request.overrides)
-    return storage.notes(sweep, location, planned.arrays)
+    return storage.notes(sweep, location, workers)
 
 
 def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
@@ -91,9 +94,9 @@ def compare(request: Request) -> dict[Mode, Plan | str]:
     sweep = config.load(request.sweep_file, request.overrides)
     limits = BACKENDS[sweep.backend].limits()
     plans: dict[Mode, Plan | str] = {}
-    for mode, planner in modes.PLANNERS.items():
+    for mode in Mode:
         try:
-            planned = planner(sweep, limits)
+            planned = modes.plan(sweep, limits, mode)
             _storage_notes(request, sweep, planned, RunDir(Path.cwd()))
             plans[mode] = planned
         except ConfigError as refused:
@@ -120,6 +123,7 @@ def submit(request: Request) -> Submitted:
         workdir=Path.cwd(),
         created_at=time.time(),
         gist=sweep.gist,
+        fed=planned.plan.fed,
     )
     _make_way(run_dir, text, run)
     from hpoctl.study import store
@@ -137,15 +141,37 @@ def submit(request: Request) -> Submitted:
         run_dir.create(text, run)
         for name, script in planned.scripts.items():
             run_dir.script(name).write_text(script, encoding="utf-8")
-        submissions = submit_arrays(run.arrays, sweep, run_dir, run, resumed=resumed)
+        submissions = arrays.hand_over(
+            run.arrays, sweep, run_dir, run.backend, caps=run.fed, resumed=resumed
+        )
+        if not submissions:
+            raise BatchSystemError(
+                f"nothing submitted, as no task may be now: {arrays.full(run.fed)}"
+            )
     except HpoctlError:
         if not run_dir.submissions():
             _abandon(run_dir, location, run.study)
         raise
     rundir.remember(run_dir, os.environ)
     return Submitted(
-        study=run.study, run_dir=run_dir.path, submissions=submissions, waiting=run.trials
+        study=run.study,
+        run_dir=run_dir.path,
+        submissions=submissions,
+        waiting=run.trials,
+        notes=_fed_notes(run, submissions),
     )
+
+
+def _fed_notes(run: Run, submissions: Sequence[Submission]) -> tuple[str, ...]:
+    """What is to be said where not all arrays are submitted yet."""
+    here, whole = (sum(a.tasks for a in arrays) for arrays in (submissions, run.arrays))
+    if here == whole:
+        return ()
+    least = min(run.fed, key=lambda cap: cap.value)
+    count = f"{here:,} of {whole:,} tasks submitted, the others follow as these end"
+    if least.value == 1:
+        count = f"{here:,} of {whole:,} tasks submitted: 'hpoctl submit' again when it has ended"
+    return (f"{count} ({least.name} {least.value})",)
 
 
 def _make_way(run_dir: RunDir, text: str, run: Run) -> None:

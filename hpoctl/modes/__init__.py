@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hpoctl.fit import fit
+from hpoctl.limits import Limits
 from hpoctl.modes import async_, batch, sequential
-from hpoctl.plan import Limits, Plan
+from hpoctl.plan import Plan
 from hpoctl.sweep import Sweep, Tpe
 from hpoctl.words import Mode
 
-PLANNERS: dict[Mode, Callable[[Sweep, Limits], Plan]] = {
+PLANNERS: dict[Mode, Callable[[Sweep], Plan]] = {
     Mode.BATCH: batch.plan,
     Mode.SEQUENTIAL: sequential.plan,
     Mode.ASYNC: async_.plan,
 }
 
 
-def plan(sweep: Sweep, limits: Limits) -> Plan:
-    """The plan of a sweep in its mode. Raises ConfigError where it cannot run like that."""
-    return PLANNERS[sweep.mode or choose(sweep)](sweep, limits)
+def plan(sweep: Sweep, limits: Limits, mode: Mode | None = None) -> Plan:
+    """The plan of a sweep in a mode (without: its own), as the batch system can take it.
+
+    Raises ConfigError where it cannot run like that.
+    """
+    planned = PLANNERS[mode or sweep.mode or choose(sweep)](sweep)
+    return fit(planned, sweep.resources, limits, max_running=sweep.max_running)
 
 
 def choose(sweep: Sweep) -> Mode:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from hpoctl.plan import JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
+from hpoctl.plan import JobArray, Plan, cost, trials_per_walltime
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
 
 
-def plan(sweep: Sweep, limits: Limits) -> Plan:
+def plan(sweep: Sweep) -> Plan:
     """One array of `workers` tasks, never more of them than trials."""
     workers = min(sweep.workers or 1, sweep.trials)
     each = math.ceil(sweep.trials / workers)
@@ -21,11 +21,10 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
             f" use {math.ceil(sweep.trials / fitting)} workers or a longer resources.time"
         )
     array = JobArray(name="workers", tasks=workers)
-    whole = Plan(
+    return Plan(
         mode=Mode.ASYNC,
         trials=sweep.trials,
         arrays=(array,),
         cost=cost(sweep, starts=workers, startups=1, trials=each),
         notes=tuple(notes),
     )
-    return check_limits(whole, limits)

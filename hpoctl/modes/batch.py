@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from hpoctl.plan import Cost, JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
+from hpoctl.plan import Cost, JobArray, Plan, cost, trials_per_walltime
 from hpoctl.sweep import Sweep, Tpe
 from hpoctl.words import Mode
 
 
-def plan(sweep: Sweep, limits: Limits) -> Plan:
+def plan(sweep: Sweep) -> Plan:
     """One round for known points, throttled to `workers`; else ceil(trials / round) rounds."""
     if isinstance(sweep.sampler, Tpe):
         arrays = _rounds(sweep)
@@ -21,14 +21,13 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
         tasks = math.ceil(sweep.trials / sweep.trials_per_task)
         at_once = sweep.workers if sweep.workers and sweep.workers < tasks else None
         arrays = (_array(sweep, "round-1", tasks, at_once=at_once),)
-    whole = Plan(
+    return Plan(
         mode=Mode.BATCH,
         trials=sweep.trials,
         arrays=arrays,
         cost=_cost(sweep, arrays),
         notes=_notes(sweep),
     )
-    return check_limits(whole, limits)
 
 
 def _notes(sweep: Sweep) -> tuple[str, ...]:
@@ -52,14 +51,14 @@ def _rounds(sweep: Sweep) -> tuple[JobArray, ...]:
             sweep,
             f"round-{k + 1}",
             min(at_once, tasks - k * at_once),
-            after=f"round-{k}" if k else None,
+            after=(f"round-{k}",) if k else (),
         )
         for k in range(count)
     )
 
 
 def _array(
-    sweep: Sweep, name: str, tasks: int, *, at_once: int | None = None, after: str | None = None
+    sweep: Sweep, name: str, tasks: int, *, at_once: int | None = None, after: tuple[str, ...] = ()
 ) -> JobArray:
     return JobArray(
         name=name,

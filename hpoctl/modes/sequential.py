@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from hpoctl.plan import JobArray, Limits, Plan, check_limits, cost, trials_per_walltime
+from hpoctl.plan import JobArray, Plan, cost, trials_per_walltime
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
 
 
-def plan(sweep: Sweep, limits: Limits) -> Plan:
+def plan(sweep: Sweep) -> Plan:
     """A chain of one-task arrays: as many as the trials need by the estimate, else by the budget.
 
     Links are separate arrays (`afterany`), so that a link that is not needed any more starts, sees
@@ -18,17 +18,16 @@ def plan(sweep: Sweep, limits: Limits) -> Plan:
     """
     links, notes = _links(sweep)
     arrays = tuple(
-        JobArray(name=f"link-{k + 1}", tasks=1, after=f"link-{k}" if k else None)
+        JobArray(name=f"link-{k + 1}", tasks=1, after=(f"link-{k}",) if k else ())
         for k in range(links)
     )
-    whole = Plan(
+    return Plan(
         mode=Mode.SEQUENTIAL,
         trials=sweep.trials,
         arrays=arrays,
         cost=cost(sweep, starts=links, startups=links, trials=sweep.trials),
         notes=notes,
     )
-    return check_limits(whole, limits)
 
 
 def _links(sweep: Sweep) -> tuple[int, tuple[str, ...]]:

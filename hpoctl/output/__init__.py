@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.control.db import DbChange, DbStatus, State
-from hpoctl.output import failures, private, shapes, tables
+from hpoctl.output import delays, failures, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import nest
@@ -24,7 +24,7 @@ from hpoctl.status import Status
 from hpoctl.words import Mode
 
 if TYPE_CHECKING:
-    from hpoctl.control import Failures, Planned, Repaired, Submitted
+    from hpoctl.control import Failures, Planned, Repaired, Submitted, Why
     from hpoctl.report import Report
 
 
@@ -75,8 +75,8 @@ def show_planned(planned: Planned, form: Format) -> None:
         f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
         f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
-    for array in planned.plan.arrays:
-        print(f"  {tables.array_line(array)}")
+    for line in tables.array_lines(planned.plan):
+        print(f"  {line}")
     for note in planned.notes:
         say(f"note: {note}")
     if planned.plan.cost is not None:
@@ -104,7 +104,7 @@ def show_scripts(planned: Planned, form: Format) -> None:
         show_json({**shapes.plan_shape(planned.plan), "scripts": planned.scripts})
         return
     for array in planned.plan.arrays:
-        after = f", after {array.after} has ended" if array.after else ""
+        after = f", after {' and '.join(array.after)}" if array.after else ""
         say(f"--- {planned.run_dir.script(array.name)}{after}")
         print(planned.scripts[array.name], end="")
 
@@ -119,6 +119,8 @@ def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
             print(submission.id)
         else:
             print(f"{verb} {submission.array}: {submission.id} ({submission.tasks} tasks)")
+    for note in submitted.notes:
+        say(f"note: {note}")
     if not submitted.submissions:
         say(f"nothing to do: no trial of '{submitted.study}' waits")
     suggest(f"status {shell_word(submitted.study)}")
@@ -174,6 +176,16 @@ def show_workers(status: Status, form: Format) -> None:
         print("\n".join(worker.task for worker in status.workers))
     else:
         print(tables.workers_text(status.workers))
+
+
+def show_why(why: Why, form: Format) -> None:
+    """`why`: a paragraph a reason, with what would help."""
+    if form is Format.JSON:
+        show_json(delays.why_shape(why))
+    elif form is Format.QUIET:
+        print("\n".join(delay.reason for delay in why.delays))
+    else:
+        print(delays.why_text(why))
 
 
 def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Format) -> None:

@@ -103,6 +103,7 @@ def submitted_shape(submitted: Submitted) -> dict[str, object]:
         "study": submitted.study,
         "run_dir": str(submitted.run_dir),
         "waiting": submitted.waiting,
+        "notes": submitted.notes,
         "arrays": [
             {"name": s.array, "id": s.id, "tasks": s.tasks, "backend": s.backend}
             for s in submitted.submissions

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -180,6 +181,21 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def array_lines(plan: Plan) -> Iterator[str]:
+    """A plan's arrays in words; those that were split, as what they were."""
+    for name, group in itertools.groupby(plan.arrays, lambda array: array.name.partition(".")[0]):
+        pieces = list(group)
+        if len(pieces) == 1:
+            yield array_line(pieces[0])
+            continue
+        tasks, most = sum(piece.tasks for piece in pieces), max(piece.tasks for piece in pieces)
+        first = f"array '{name}': {tasks:,} tasks in {len(pieces)} arrays of at most {most:,}"
+        running = sum(piece.at_once or 0 for piece in pieces if not piece.after)
+        yield f"{first}, {running} at once" if running else first
+    for cap in plan.fed:
+        yield f"at most {cap.value:,} tasks are submitted at a time ({cap.holder}: {cap.name})"
+
+
 def array_line(array: JobArray) -> str:
     """An array in words."""
     parts = [f"array '{array.name}': {array.tasks} tasks"]
@@ -188,7 +204,7 @@ def array_line(array: JobArray) -> str:
     if array.trials_per_task:
         parts.append(f"{array.trials_per_task} trials each")
     if array.after:
-        parts.append(f"after {array.after}")
+        parts.append(f"after {' and '.join(array.after)}")
     return ", ".join(parts)
 
 

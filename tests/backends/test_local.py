@@ -14,7 +14,8 @@ import pytest
 
 from hpoctl.assets import read
 from hpoctl.backends import local
-from hpoctl.plan import JobArray, Limits
+from hpoctl.limits import Limits
+from hpoctl.plan import JobArray
 from hpoctl.record import TaskState
 from hpoctl.rundir import RunDir, Submission
 from hpoctl.words import BackendName
@@ -70,7 +71,7 @@ def submit(
     started: list[str],
     place: Path,
     array: JobArray,
-    after: str | None = None,
+    after: tuple[str, ...] = (),
     gpus: int = 0,
 ) -> str:
     sweep = make_sweep(resources={"gpus": gpus})
@@ -121,7 +122,7 @@ def test_an_array_waits_for_the_one_before_it(
     run_dir: RunDir, started: list[str], place: Path
 ) -> None:
     first = submit(run_dir, started, place, JobArray(name="a", tasks=2))
-    second = submit(run_dir, started, place, JobArray(name="b", tasks=1), after=first)
+    second = submit(run_dir, started, place, JobArray(name="b", tasks=1), after=(first,))
     wait_until(lambda: len(events(place, "start")) == 2)
     (place / "go").touch()
     wait_until(lambda: not local._is_alive(second))
@@ -147,7 +148,7 @@ def test_cancel_of_an_array_that_waits_starts_nothing(
     run_dir: RunDir, started: list[str], place: Path
 ) -> None:
     first = submit(run_dir, started, place, JobArray(name="a", tasks=1))
-    second = submit(run_dir, started, place, JobArray(name="b", tasks=1), after=first)
+    second = submit(run_dir, started, place, JobArray(name="b", tasks=1), after=(first,))
     wait_until(lambda: len(events(place, "start")) == 1)
     wait_until(lambda: b"submitit" in Path(f"/proc/{second}/cmdline").read_bytes())
     local.cancel([second], run_dir)
@@ -205,7 +206,7 @@ array = JobArray(name="a", tasks=1)
 sweep = Sweep(study="s", objective="m:f", budget={"trials": 1},
               search_space=SearchSpace({"a": Int(low=1, high=9)}))
 run_dir = RunDir(Path(sys.argv[1]))
-print(local.submit(Path("task.sh").absolute(), array, sweep, run_dir, after=None))
+print(local.submit(Path("task.sh").absolute(), array, sweep, run_dir, after=()))
 """
 
 
@@ -232,4 +233,5 @@ def test_an_array_outlives_its_submitter_and_does_not_hold_its_pipe(
 
 def test_this_machine_sets_no_limits_and_knows_no_lost_array() -> None:
     assert local.limits() == Limits()
+    assert local.room(()) is None
     assert local.find(Path("/r/a.sh")) is None

@@ -10,7 +10,8 @@ import pytest
 from hpoctl.assets import read
 from hpoctl.backends import slurm
 from hpoctl.errors import BatchSystemError
-from hpoctl.plan import JobArray, Limits
+from hpoctl.limits import Limits
+from hpoctl.plan import JobArray
 from hpoctl.record import TaskState
 from hpoctl.rundir import RunDir
 
@@ -145,10 +146,10 @@ def test_submit_gives_the_id_without_the_name_of_the_cluster(
 ) -> None:
     fake_program("sbatch", f'printf "%s\\n" "$@" > {tmp_path}/asked; echo "4711;alvis"')
     script = run_dir.script("round-1")
-    assert slurm.submit(script, ARRAY, make_sweep(), run_dir, after="4710") == "4711"
+    assert slurm.submit(script, ARRAY, make_sweep(), run_dir, after=["4710", "4709"]) == "4711"
     assert (tmp_path / "asked").read_text().splitlines() == [
         "--parsable",
-        "--dependency=afterany:4710",
+        "--dependency=afterany:4710:4709",
         str(script),
     ]
 
@@ -162,7 +163,7 @@ def test_a_refusal_shows_the_command_and_what_slurm_said(
         'echo "sbatch: error: second line" >&2; exit 1',
     )
     with pytest.raises(BatchSystemError) as refused:
-        slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=None)
+        slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=())
     assert str(refused.value) == (
         "sbatch --parsable /r/x.sh: Batch job submission failed: Invalid account"
         " sbatch: error: second line"
@@ -179,7 +180,7 @@ def test_a_surrounding_allocation_does_not_become_options_of_ours(
     for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SLURM_CONF", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(name, "set")
     fake_program("sbatch", f"env > {tmp_path}/env; echo 1")
-    slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=None)
+    slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=())
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert {name for name in names if name.startswith("SLURM_")} == {"SLURM_CONF"}
     assert "SBATCH_ACCOUNT" in names  # that one the user set for every sbatch of theirs
@@ -195,13 +196,6 @@ def test_without_slurm_the_error_names_the_way_out(
         "squeue is not on this machine: run this on the login node, or add --backend local"
     )
     assert refused.value.exit_code == 3
-    assert slurm.limits() == Limits()
-
-
-def test_the_largest_array_is_read_from_the_configuration(fake_program: FakeProgram) -> None:
-    fake_program("scontrol", 'echo "MaxArraySize            = 1001"; echo "MaxJobCount = 9"')
-    assert slurm.limits() == Limits(tasks_per_array=1001)
-    fake_program("scontrol", 'echo "MaxJobCount = 9"')
     assert slurm.limits() == Limits()
 
 

@@ -134,7 +134,7 @@ def test_sqlite_on_a_shared_disk_is_for_no_node_but_this_one(
             refuse(elsewhere)
     refuse(f"resources.sbatch=[--nodelist={os.uname().nodename}]")
     refuse("backend=local")
-    (note,) = storage.notes(config.load(file), place, ())
+    (note,) = storage.notes(config.load(file), place, 1)
     assert note.startswith("storage: SQLite may lose its locks on ")
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpoctl import modes
-from hpoctl.plan import Limits
+from hpoctl.limits import Limits
 from hpoctl.space import Int, SearchSpace
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
@@ -44,7 +44,7 @@ def test_arrays_have_different_names_and_wait_for_the_one_before(
     arrays = modes.plan(whole, Limits()).arrays
     names = [array.name for array in arrays]
     assert len(set(names)) == len(names)
-    assert [array.after for array in arrays] == [None, *names[:-1]]
+    assert [array.after for array in arrays] == [(), *((name,) for name in names[:-1])]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Reads `-o` text, whose columns we name, and not `--json`, whose shape changes be
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,19 +15,20 @@ from typing import TYPE_CHECKING
 from hpoctl.backends.slurm import accounting, fate, queue
 from hpoctl.backends.slurm.ask import NotHere, ask
 from hpoctl.errors import BatchSystemError
-from hpoctl.plan import JobArray, Limits
+from hpoctl.plan import JobArray
 from hpoctl.record import Charge, Fate, Look, TaskRecord, WorkerId, WorkerRecord
 from hpoctl.rundir import RunDir, slug
 from hpoctl.script import body, exports
 
 if TYPE_CHECKING:
+    from hpoctl.delay import Delay
+    from hpoctl.limits import Cap, Limits
     from hpoctl.sweep import Sweep
 
 log = logging.getLogger(__name__)
 _FRESH_S = 4.0  # so old may an answer be for one who only looks, less than `status --watch` waits
 _GLANCE_S = 5.0  # a status without Slurm is better than none
 _PATIENCE_S = 20.0  # slurmctld is started again in less
-_LIMITS_TIMEOUT_S = 5  # a plan without limits is better than none
 
 
 def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
@@ -74,9 +74,11 @@ def _clock(time: timedelta) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def submit(script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: str | None) -> str:
+def submit(
+    script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
+) -> str:
     """Hands a script to Slurm and gives the id of its array. Raises BatchSystemError."""
-    dependency = [f"--dependency=afterany:{after}"] if after else []
+    dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
     answer = ask(["sbatch", "--parsable", *dependency, str(script)])
     return answer.strip().split(";")[0]
 
@@ -172,9 +174,35 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
 
 def limits() -> Limits:
     """What this cluster allows; no limits where there is no Slurm to ask."""
-    try:
-        text = ask(["scontrol", "show", "config"], timeout_s=_LIMITS_TIMEOUT_S)
-    except BatchSystemError:
-        return Limits()
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-    return Limits(tasks_per_array=int(found[1]) if found else None)
+    from hpoctl.backends.slurm import site  # which a command that only reads has no use for
+
+    return site.read()
+
+
+def room(caps: Sequence[Cap]) -> int | None:
+    """How many more tasks these limits let this user submit now; None for any number."""
+    if not caps:
+        return None
+    return max(0, min(cap.value - _submitted(cap) for cap in caps))
+
+
+def _submitted(cap: Cap) -> int:
+    """How many tasks count against a limit on submitted ones."""
+    from hpoctl.backends.slurm.jobs import scope
+
+    states = "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED"
+    whose = scope(cap) or ["--me"]  # of a whole cluster's limit: our own, not a list of all jobs
+    return len(ask(["squeue", *whose, "--array", "--noheader", states, "--format=%i"]).split())
+
+
+def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:
+    """Ends those tasks of these arrays that have not started. Raises BatchSystemError."""
+    if ids:
+        ask(["scancel", "--state=PENDING", *ids])
+
+
+def why(ids: Sequence[str]) -> tuple[Delay, ...]:
+    """Why tasks of these arrays wait. Raises BatchSystemError."""
+    from hpoctl.backends.slurm.why import read
+
+    return read(ids)

@@ -9,6 +9,7 @@ import time
 
 from hpoctl.errors import BatchSystemError
 
+_OF_A_TASK = ("HPOCTL_TASK", "HPOCTL_NODE")  # slurm/worker.sh keeps them where they are given
 _TIMEOUT_S = 60  # slurmctld answers late on a busy cluster, but a login node should not hang
 _PAUSE_S = 0.5  # before the second try, and twice as long before each further one
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is, and who asks
@@ -72,4 +73,9 @@ def _environ(program: str) -> dict[str, str]:
     }
     if program in ("squeue", "sacct"):  # and not sbatch, which would hand it to the job
         kept["SLURM_TIME_FORMAT"] = "%s"  # seconds since 1970, whatever the time zone
+    if "SLURM_JOB_ID" in os.environ:  # a task that submits another gives it neither its name
+        for name in _OF_A_TASK:
+            kept.pop(name, None)
+        for name in [name for name in kept if name.endswith("PATH")]:  # nor paths that grow
+            kept[name] = os.pathsep.join(dict.fromkeys(kept[name].split(os.pathsep)))
     return kept

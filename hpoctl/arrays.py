@@ -1,0 +1,172 @@
+"""Hands the arrays of a run to the batch system: each once, whoever does it and whoever is killed.
+
+`hpoctl submit` hands over what there is room for. Where the site lets a user submit only so many
+tasks, workers hand over the rest as tasks end: nothing runs on the login node for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hpoctl.backends import local, slurm
+from hpoctl.errors import BatchSystemError
+from hpoctl.record import TaskState
+from hpoctl.rundir import Run, RunDir, Submission
+from hpoctl.study.lock import FileLock, LockLost
+from hpoctl.words import BackendName
+
+if TYPE_CHECKING:
+    from hpoctl.delay import Delay
+    from hpoctl.limits import Cap, Limits
+    from hpoctl.plan import JobArray
+    from hpoctl.record import Charge, Fate, Look, TaskRecord, WorkerId, WorkerRecord
+    from hpoctl.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+_FEEDING = (TaskState.PENDING, TaskState.RUNNING, TaskState.REQUEUED, TaskState.SUSPENDED)
+_LAST_S = 60.0  # that the last worker waits for the others to be gone in Slurm's eyes too
+_LOOK_S = 2.0
+
+_LONGEST_S = 150.0  # that somebody who lives may take to hand over one array: two commands of 60 s
+
+
+class Backend(Protocol):
+    """What a module of `backends/` offers."""
+
+    def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
+    def submit(
+        self, script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
+    ) -> str: ...
+    def find(self, script: Path) -> str | None: ...
+    def tasks(self, ids: Sequence[str], run_dir: RunDir) -> tuple[TaskRecord, ...]: ...
+    def look(self, ids: Sequence[str], run_dir: RunDir) -> Look: ...
+    def fates_by(
+        self, look: Look, workers: Sequence[WorkerRecord], run_dir: RunDir
+    ) -> Mapping[WorkerId, Fate]: ...
+    def charges(self, ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None: ...
+    def remembered(self, run_dir: RunDir) -> tuple[Charge, ...] | None: ...
+    def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
+    def limits(self) -> Limits: ...
+    def room(self, caps: Sequence[Cap]) -> int | None: ...
+    def withdraw(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
+    def why(self, ids: Sequence[str]) -> tuple[Delay, ...]: ...
+
+
+BACKENDS: dict[BackendName, Backend] = {BackendName.SLURM: slurm, BackendName.LOCAL: local}
+
+
+def hand_over(
+    arrays: Sequence[JobArray],
+    sweep: Sweep,
+    run_dir: RunDir,
+    name: BackendName,
+    *,
+    caps: Sequence[Cap],
+    resumed: bool,
+) -> tuple[Submission, ...]:
+    """Submits the arrays that the ledger does not hold yet, in order, while `caps` leave room.
+
+    Each is written down once accepted, so that whoever goes on after a kill (`resumed`) looks for
+    one array only that may be there and not in the ledger: the next one. Gives those accepted now
+    or before. Raises BatchSystemError.
+    """
+    backend, names = BACKENDS[name], {array.name for array in arrays}
+    with _lock(run_dir).held() as hold:
+        accepted = {submission.array: submission for submission in run_dir.submissions()}
+        room = backend.room(caps)
+        for array in [array for array in arrays if array.name not in accepted]:
+            if room is not None and room < array.tasks:
+                break
+            script = run_dir.script(array.name)
+            id_ = backend.find(script) if resumed else None
+            resumed = False
+            hold.check()
+            after = [accepted[earlier].id for earlier in array.after]
+            submission = Submission(
+                array=array.name,
+                id=id_ or backend.submit(script, array, sweep, run_dir, after),
+                tasks=array.tasks,
+                backend=name,
+                at=time.time(),
+                at_once=array.at_once,
+                after=array.after,
+            )
+            run_dir.append(submission)
+            accepted[array.name] = submission
+            room = None if room is None else room - array.tasks
+    return tuple(submission for array, submission in accepted.items() if array in names)
+
+
+def full(caps: Sequence[Cap]) -> str:
+    """Why there is no room, in words."""
+    from hpoctl.fit import allowance
+
+    return "; ".join(allowance(cap) for cap in caps)
+
+
+def _lock(run_dir: RunDir) -> FileLock:
+    return FileLock(run_dir.plan_file, stopped_s=_LONGEST_S, silent_s=_LONGEST_S)
+
+
+def left(run: Run, run_dir: RunDir) -> tuple[JobArray, ...]:
+    """The planned arrays that are not submitted yet."""
+    accepted = {submission.array for submission in run_dir.submissions()}
+    return tuple(array for array in run.arrays if array.name not in accepted)
+
+
+def feed(run: Run, run_dir: RunDir, sweep: Sweep, waits: Callable[[], bool]) -> int:
+    """From inside an allocation: submits what there is room for by now, if any trial `waits`.
+
+    Gives how many arrays. A worker has better things to do than to fail on this: who starts or
+    leaves next tries again.
+    """
+    missing = len(left(run, run_dir)) if run.fed else 0
+    newest = max((submission.at for submission in run_dir.submissions()), default=0.0)
+    if not missing or run_dir.cancelled_at() > newest or not waits():
+        return 0
+    try:
+        hand_over(run.arrays, sweep, run_dir, run.backend, caps=run.fed, resumed=True)
+    except (BatchSystemError, LockLost, OSError) as refused:
+        log.warning("no further array submitted from here: %s", refused)
+    done = missing - len(left(run, run_dir))
+    if done:
+        log.info("submitted %d further arrays of this run", done)
+    return done
+
+
+def feed_at_start(run: Run, run_dir: RunDir, sweep: Sweep, waits: Callable[[], bool]) -> None:
+    """`feed`, unless another worker is at it."""
+    if not _lock(run_dir).link.is_symlink():
+        feed(run, run_dir, sweep, waits)
+
+
+def feed_at_end(
+    run: Run,
+    run_dir: RunDir,
+    sweep: Sweep,
+    waits: Callable[[], bool],
+    ended: Callable[[], Collection[str]],
+) -> None:
+    """`feed`, where nobody comes after us until those that have ended count no more in Slurm.
+
+    `ended` gives the tasks whose workers have left: what they did for the last time lies behind
+    them. Tasks that leave at the same moment would otherwise each see the others as still there.
+    """
+    deadline = time.monotonic() + _LAST_S
+    while not feed(run, run_dir, sweep, waits):
+        if not (run.fed and left(run, run_dir)) or min(cap.value for cap in run.fed) == 1:
+            return
+        ids = [submission.id for submission in run_dir.submissions()]
+        try:
+            tasks = BACKENDS[run.backend].tasks(ids, run_dir)
+        except BatchSystemError:
+            return
+        there = {task.task for task in tasks if task.state in _FEEDING}
+        if there - set(ended()) or not waits() or time.monotonic() > deadline:
+            return
+        time.sleep(_LOOK_S)

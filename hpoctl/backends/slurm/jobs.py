@@ -1,0 +1,98 @@
+"""The queue with what its jobs ask for: one squeue, every task a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm.ask import ask
+from hpoctl.errors import BatchSystemError
+from hpoctl.limits import Cap
+
+_COLUMNS = (
+    "ArrayJobID",
+    "State",
+    "UserName",
+    "Account",
+    "QOS",
+    "Partition",
+    "TimeLimit",
+    "TimeLeft",
+    "StartTime",
+    "tres-alloc",  # of a pending job: what it asks for, with its billing
+    "Reason",  # last, as it is a sentence at times
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A task that waits or runs, and what it takes. Minutes are those of its walltime."""
+
+    array: str
+    running: bool
+    user: str
+    account: str
+    qos: str
+    partition: str
+    minutes: int
+    minutes_left: int
+    start: str | None
+    needs: Mapping[str, float]
+    reason: str
+
+
+def of_arrays(ids: Sequence[str]) -> tuple[Job, ...]:
+    """The tasks of these arrays. Raises BatchSystemError where Slurm does not answer."""
+    if not ids:
+        return ()
+    try:
+        return _jobs([f"--jobs={','.join(ids)}"])
+    except BatchSystemError as refused:
+        if "Invalid job id" in str(refused):  # all ended so long ago that Slurm forgot them
+            return ()
+        raise
+
+
+def counted(cap: Cap) -> tuple[Job, ...]:
+    """The running tasks that count against a limit, of whoever they are."""
+    return tuple(job for job in _jobs(scope(cap)) if job.running)
+
+
+def scope(cap: Cap) -> list[str]:
+    """The flags of squeue that show what counts against a limit."""
+    return [
+        *(["--me"] if cap.mine else []),
+        *([f"--account={','.join(cap.accounts)}"] if cap.accounts else []),
+        *([f"--qos={cap.qos}"] if cap.qos else []),
+    ]
+
+
+def _jobs(scope: Sequence[str]) -> tuple[Job, ...]:
+    columns = ",".join(f"{name}:|" for name in _COLUMNS)
+    flags = ["--array", "--noheader", "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED"]
+    return parse(ask(["squeue", *scope, *flags, f"--Format={columns}"]))
+
+
+def parse(text: str) -> tuple[Job, ...]:
+    """The lines of squeue, its columns set off by `|`."""
+    rows = [line.split("|", len(_COLUMNS) - 1) for line in text.splitlines()]
+    return tuple(_job(row) for row in rows if len(row) == len(_COLUMNS))
+
+
+def _job(row: Sequence[str]) -> Job:
+    array, state, user, account, qos, partition, limit, rest, start, tres, reason = row
+    minutes = site.minutes(limit) or 0
+    return Job(
+        array=array,
+        running=state != "PENDING",
+        user=user,
+        account=account,
+        qos=qos,
+        partition=partition,
+        minutes=minutes,
+        minutes_left=minutes if state == "PENDING" else site.minutes(rest) or 0,
+        start=None if start in ("N/A", "") else start,
+        needs=site.amounts(tres),
+        reason=reason.rstrip("|"),
+    )

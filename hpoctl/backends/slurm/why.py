@@ -1,0 +1,322 @@
+"""Slurm's reasons for pending tasks, in words, with the site's numbers and the cheapest change.
+
+The reasons: https://slurm.schedmd.com/job_reason_codes.html
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from hpoctl.backends.slurm import jobs as queue
+from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm.jobs import Job
+from hpoctl.delay import Change, Delay
+from hpoctl.fit import allowance, span, unit
+from hpoctl.limits import Cap, Demand, Limits, Measure, caps, partition_named, walltime_caps
+
+_PAGE = "https://slurm.schedmd.com/job_reason_codes.html"
+_LIMIT = re.compile(
+    r"(?P<holder>Assoc|QOS|)(?P<kind>Grp|Max)(?P<what>Jobs|SubmitJobs?|Wall(?:Duration)?|[A-Z]\w*?)"
+    r"(?P<minutes>RunMinutes|Minutes|)(?P<each>Per(?:User|Account|Acct|Job|Node)|)(?:Limit)?"
+)
+_FAMILIES = {"cpu": "cpu", "mem": "mem", "memory": "mem", "node": "node", "gres": "gres/"}
+_PLAIN = {
+    "Priority": "other jobs come before these",
+    "Resources": "the nodes that these need are busy",
+    "Dependency": "these wait for an earlier array of the study to end, as planned",
+    "BeginTime": "Slurm waits before it starts these, as it does after a requeue",
+    "JobArrayTaskLimit": "as many tasks run at once as 'workers' or 'max_running' allow",
+    "None": "Slurm has not looked at these yet",
+    "Reservation": "these wait for a reservation to begin",
+    "Licenses": "a license that these ask for is in use",
+    "Cleaning": "Slurm cleans up after their last run",
+    "Prolog": "their nodes are being prepared",
+    "NodeDown": "a node that these need is down",
+}
+_HELD = {
+    "JobHeldUser": "these are held, by you or by a job of yours",
+    "JobHeldAdmin": "an administrator holds these: ask why",
+    "JobHoldMaxRequeue": "these were requeued so often that Slurm holds them",
+    "launch failed requeued held": "these could not be started on their node and are held",
+}
+_NEVER = {
+    "DependencyNeverSatisfied": "what these wait for can never come",
+    "InvalidAccount": "their account is not valid",
+    "InvalidQOS": "their QOS is not valid",
+    "AccountNotAllowed": "the partition is not for their account",
+    "QOSNotAllowed": "the partition or the account takes no jobs of their QOS",
+    "BadConstraints": "no node has what these ask for",
+    "PartitionNodeLimit": "these ask for more nodes than the partition allows",
+}
+_DOWN = ("ReqNodeNotAvail", "PartitionDown", "PartitionInactive", "Nodes required for job are DOWN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """Alike tasks that wait for the same reason, and how many of the study run."""
+
+    jobs: Sequence[Job]
+    own_running: Sequence[Job]
+
+    @property
+    def one(self) -> Job:
+        return self.jobs[0]
+
+    @property
+    def tasks(self) -> int:
+        return len(self.jobs)
+
+
+Used = Callable[[Cap], Sequence[Job]]
+
+
+def read(ids: Sequence[str]) -> tuple[Delay, ...]:
+    """Why tasks of these arrays wait, asked of Slurm now. Raises BatchSystemError."""
+    jobs = queue.of_arrays(ids)
+    if all(job.running for job in jobs):
+        return ()
+    known: dict[Cap, tuple[Job, ...]] = {}
+
+    def used(cap: Cap) -> Sequence[Job]:
+        if cap not in known:
+            known[cap] = queue.counted(cap)
+        return known[cap]
+
+    return explain(jobs, site.read(), used)
+
+
+def explain(jobs: Sequence[Job], limits: Limits, used: Used) -> tuple[Delay, ...]:
+    """The delays of a study's tasks, the largest first; `used` gives what counts against a cap."""
+    groups: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        if not job.running:
+            alike = (job.reason, job.partition, job.minutes, tuple(job.needs.items()))
+            groups.setdefault(alike, []).append(job)
+    running = [job for job in jobs if job.running]
+    found = [
+        _delay(_Waiting(jobs=group, own_running=running), limits, used) for group in groups.values()
+    ]
+    return tuple(sorted(found, key=lambda delay: -delay.tasks))
+
+
+def _delay(waiting: _Waiting, limits: Limits, used: Used) -> Delay:
+    one, reason = waiting.one, waiting.one.reason
+    text, never, changes = _in_words(waiting, limits, used)
+    return Delay(
+        reason=reason,
+        arrays=tuple(dict.fromkeys(job.array for job in waiting.jobs)),
+        tasks=waiting.tasks,
+        text=text,
+        never=never,
+        start=one.start,
+        changes=changes,
+    )
+
+
+_Words = tuple[str, bool, tuple[Change, ...]]
+
+
+def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
+    reason = waiting.one.reason
+    if reason.startswith("PartitionTimeLimit") or "WallDuration" in reason:
+        return _too_long(waiting, limits)
+    if (cap := _cap_of(waiting, limits, used)) is not None:
+        return _held_by(cap, waiting, used(cap) if cap.shared else ())
+    if reason in _PLAIN:
+        return _busy(waiting, limits)
+    for known, text in _HELD.items():
+        if reason.startswith(known):
+            release = f"'scontrol release {' '.join(dict.fromkeys(_ids(waiting)))}' lets them go"
+            return text, False, (Change(effect=release),)
+    if reason in _NEVER:
+        again = Change(effect="this attaches others in their place", flags=_instead(waiting))
+        return _NEVER[reason], True, (again,)
+    if any(word in reason for word in _DOWN):
+        return _down(waiting, limits)
+    if (match := _LIMIT.fullmatch(reason)) and match["minutes"] == "Minutes":
+        return "their account or QOS has used up what it was granted: ask for more", False, ()
+    return f"Slurm says '{reason}': see {_PAGE}", False, ()
+
+
+def _ids(waiting: _Waiting) -> Iterator[str]:
+    return (job.array for job in waiting.jobs)
+
+
+def _instead(waiting: _Waiting, *flags: str, tasks: int | None = None) -> tuple[str, ...]:
+    return ("-n", str(tasks or waiting.tasks), *flags, "--instead")
+
+
+def _demand(job: Job) -> Demand:
+    return Demand(
+        partitions=(job.partition,),
+        account=job.account,
+        qos=job.qos,
+        cpus=int(job.needs.get("cpu", 1)),
+        mem_mb=job.needs.get("mem"),
+        gpus=int(job.needs.get("gres/gpu", 0)),
+        gpu_type=None,
+        time=timedelta(minutes=job.minutes),
+    )
+
+
+def _cap_of(waiting: _Waiting, limits: Limits, used: Used) -> Cap | None:
+    """The limit that a reason speaks of: of several the one with the least room for these."""
+    match = _LIMIT.fullmatch(waiting.one.reason)
+    if match is None:
+        return None
+    measure, family = _measure(match), _FAMILIES.get(match["what"].lower(), match["what"].lower())
+    job = waiting.one
+    fitting = [
+        cap
+        for cap in caps(limits, _demand(job), job.partition)
+        if cap.measure is measure
+        and (not cap.resource or cap.resource.startswith(family))
+        and (cap.qos is not None) == (match["holder"] != "Assoc")
+        and cap.cost(job.needs, job.minutes) > 0
+    ]
+    return min(fitting, key=lambda cap: _room(cap, used) / cap.cost(job.needs, 1), default=None)
+
+
+def _measure(match: re.Match[str]) -> Measure | None:
+    if match["what"].startswith(("Jobs", "Submit")):
+        return Measure.JOBS if match["what"] == "Jobs" else Measure.SUBMITTED
+    if match["minutes"]:
+        return Measure.MINUTES if match["minutes"] == "RunMinutes" else None
+    return Measure.EACH if match["each"] in ("PerJob", "PerNode") else Measure.RESOURCES
+
+
+def _taken(cap: Cap, jobs: Sequence[Job]) -> float:
+    return sum(cap.cost(job.needs, job.minutes_left) for job in jobs)
+
+
+def _room(cap: Cap, used: Used) -> float:
+    return cap.value - _taken(cap, used(cap)) if cap.shared else cap.value
+
+
+def _too_long(waiting: _Waiting, limits: Limits) -> _Words:
+    job = waiting.one
+    found = walltime_caps(limits, _demand(job), job.partition)
+    if not found:
+        return f"a walltime of {span(job.minutes)} is more than is allowed there", True, ()
+    least = min(found, key=lambda cap: cap.value)
+    text = f"these ask for {span(job.minutes)}; {allowance(least)}: so they never start"
+    allowed = span(least.value).replace(" ", "")
+    change = Change(effect="these may start", flags=_instead(waiting, "--time", allowed))
+    return text, True, (change,)
+
+
+def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job]) -> _Words:
+    """What a limit leaves, and what fits into it."""
+    job, own = waiting.one, set(_own_arrays(waiting))
+    cost, taken = cap.cost(job.needs, job.minutes), _taken(cap, counted)
+    if cost > cap.value:
+        alone = f"one of these alone asks for {_amount(cost, cap)}"
+        return (
+            f"{alone}; {allowance(cap)}: they never start",
+            True,
+            tuple(_smaller(cap, waiting, cap.value)),
+        )
+    ours = _taken(cap, [other for other in counted if other.array in own])
+    asks = f"{_workers(waiting)} ask for {_amount(cost * waiting.tasks, cap)}"
+    text = f"{asks}; {allowance(cap)}, and {taken:,.10g} are taken"
+    if ours and taken > ours:
+        text += f" ({ours:,.10g} by this study)"
+    if cap.measure is Measure.MINUTES:
+        return text, False, tuple(_shorter(cap, waiting, cap.value - taken, taken - ours))
+    return text, False, tuple(_smaller(cap, waiting, (cap.value - taken) / waiting.tasks))
+
+
+def _own_arrays(waiting: _Waiting) -> Iterator[str]:
+    return (job.array for job in (*waiting.jobs, *waiting.own_running))
+
+
+def _workers(waiting: _Waiting) -> str:
+    job = waiting.one
+    gpus = int(job.needs.get("gres/gpu", 0))
+    size = f"{gpus} GPU" if gpus else f"{int(job.needs.get('cpu', 1))} CPU"
+    return f"{waiting.tasks:,} workers x {span(job.minutes)} x {size}"
+
+
+def _amount(amount: float, cap: Cap) -> str:
+    if cap.measure in (Measure.JOBS, Measure.SUBMITTED):
+        return f"{amount:,.10g} places"
+    word = f"{unit(cap)}-minutes" if cap.measure is Measure.MINUTES else unit(cap)
+    return f"{amount:,.10g} {word}"
+
+
+def _shorter(cap: Cap, waiting: _Waiting, room: float, others: float) -> Iterator[Change]:
+    """Walltimes with which all start: beside what runs now, or in place of it."""
+    each = waiting.one.needs[cap.resource]
+    now = math.floor(room / (waiting.tasks * each))
+    if now >= 1:
+        time = span(now).replace(" ", "")
+        effect = f"with --time {time} all {waiting.tasks} start now"
+        yield Change(effect=effect, flags=_instead(waiting, "--time", time))
+    together = waiting.tasks + len(waiting.own_running)
+    then = math.floor((cap.value - others) / (together * each))
+    if waiting.own_running and then > now:
+        time = span(then).replace(" ", "")
+        effect = f"with --time {time} all {together} run at once, when those that run have left"
+        flags = _instead(waiting, "--time", time, tasks=together)
+        yield Change(effect=effect, flags=flags, drain=True)
+
+
+def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:
+    """Resources with which all start, of a kind that a worker can do with less of."""
+    key = {"gres/gpu": "--gpus", "cpu": "--cpus", "mem": "--mem"}.get(cap.resource.split(":")[0])
+    if cap.measure is Measure.MINUTES:
+        time = span(each // waiting.one.needs[cap.resource]).replace(" ", "")
+        if time != "0m":
+            yield Change(
+                effect=f"with --time {time} they can start",
+                flags=_instead(waiting, "--time", time),
+            )
+    elif key and 1 <= each < waiting.one.needs.get(cap.resource, 0):
+        size = f"{int(each)}M" if key == "--mem" else str(int(each))
+        effect = f"with {key} {size} all {waiting.tasks} start as soon as nodes are free"
+        yield Change(effect=effect, flags=_instead(waiting, key, size))
+
+
+def _busy(waiting: _Waiting, limits: Limits) -> _Words:
+    job, text = waiting.one, _PLAIN[waiting.one.reason]
+    if job.reason not in ("Priority", "Resources"):
+        return text, False, ()
+    here = [node for node in limits.nodes if node.partition == job.partition]
+    states: dict[str, int] = {}
+    for node in here:
+        states[node.state] = states.get(node.state, 0) + node.count
+    if states:
+        text += f" (nodes of partition {job.partition}: "
+        text += ", ".join(f"{count} {state}" for state, count in states.items()) + ")"
+    return text, False, tuple(_elsewhere(job, limits, waiting))
+
+
+def _elsewhere(job: Job, limits: Limits, waiting: _Waiting) -> Iterator[Change]:
+    """Another partition with a free node that is large enough, or a shorter walltime."""
+    gpus, cpus = job.needs.get("gres/gpu", 0), job.needs.get("cpu", 1)
+    for node in limits.nodes:
+        where = partition_named(limits, node.partition)
+        if node.state != "idle" or node.partition == job.partition or where is None or not where.up:
+            continue
+        closed = (where.allow_accounts and job.account not in where.allow_accounts) or (
+            job.account in where.deny_accounts
+        )
+        longest = where.max_minutes is None or job.minutes <= where.max_minutes
+        if sum(node.gpus.values()) >= gpus and node.cpus >= cpus and longest and not closed:
+            effect = f"partition {node.partition} has {node.count} idle nodes that fit"
+            yield Change(effect=effect, flags=_instead(waiting, "--partition", node.partition))
+            return
+    if job.minutes > 1:
+        yield Change(effect="a shorter --time lets Slurm use gaps between other jobs (backfill)")
+
+
+def _down(waiting: _Waiting, limits: Limits) -> _Words:
+    job = waiting.one
+    named = re.search(r"UnavailableNodes:\s*([^\s)]+)", job.reason)
+    nodes = f" ({named[1]})" if named else ""
+    text = f"nodes of partition {job.partition} are down, drained or reserved{nodes}"
+    return text, False, tuple(_elsewhere(job, limits, waiting))

@@ -55,10 +55,19 @@ class Event:
     struck_at: float = field(default_factory=time.monotonic)
     seen: str | None = None
     seen_s: float | None = None
+    looks: int = 0
 
     @property
     def open(self) -> bool:
-        return self.seen is None and time.monotonic() - self.struck_at < self.strike.within_s
+        """Whether its effect may still be seen; a fault in between may have taken all the time."""
+        waited_s = time.monotonic() - self.struck_at
+        return self.seen is None and (waited_s < self.strike.within_s or self.looks < 5)
+
+    def look(self) -> None:
+        self.looks += 1
+        if (seen := self.strike.seen()) is not None:
+            self.seen = seen
+            self.seen_s = time.monotonic() - self.struck_at
 
 
 def write_sweep(stage: Stage, plan: Plan) -> None:
@@ -92,6 +101,8 @@ class Chaos:
     events: list[Event] = field(default_factory=list)
     later: list[tuple[float, Strike]] = field(default_factory=list)
     missed: Counter[str] = field(default_factory=Counter)
+    phantoms: list[str] = field(default_factory=list)
+    study_s: float = 0.0
 
     @property
     def now_s(self) -> float:
@@ -111,6 +122,8 @@ class Chaos:
         within(30, lambda: bool(self.stage.workers()))
         start_s = self.now_s
         for planned in slurm_faults.schedule(self.plan.seed, self.plan.pace_s):
+            # One that took long delays those after it, so that they do not come all at once.
+            start_s = max(start_s, self.now_s + self.plan.pace_s / 2 - planned.at_s)
             self._tend_until(start_s + planned.at_s)
             hoped = self.effective + sum(event.open for event in self.events)
             if self.over or hoped >= self.plan.faults:
@@ -119,6 +132,7 @@ class Chaos:
         while not self.over and (self.later or any(event.open for event in self.events)):
             self._tend()
         within(max(0.0, self.plan.deadline_s - self.now_s), self.user.ended.is_set)
+        self.study_s = self.now_s
 
     def _tend_until(self, at_s: float) -> None:
         self._tend()
@@ -132,9 +146,8 @@ class Chaos:
                 strike.then()
                 self.later.remove((due_s, strike))
         for event in self.events:
-            if event.open and (seen := event.strike.seen()) is not None:
-                event.seen = seen
-                event.seen_s = time.monotonic() - event.struck_at
+            if event.open:
+                event.look()
         time.sleep(0.2)
 
     def _strike(self, planned: Planned) -> None:
@@ -158,13 +171,26 @@ class Chaos:
         return {str(task): int(str(number)) for task, number in rows}
 
     def settle(self) -> None:
-        """Lets every stopped worker go on, and waits until Slurm has no task left."""
+        """Lets every stopped worker go on, and waits until Slurm has no task left.
+
+        A controller that was killed may have forgotten the end of a task, which runs on in its eyes
+        until it asks the node, minutes later. Such a phantom is cancelled here.
+        """
         for _, strike in self.later:
             if strike.then is not None:
                 strike.then()
         self.user.over.set()
         self.user.join(70)
-        within(60, lambda: not any(task.state in _BUSY for task in self.stage.tasks() or ()))
+        self.stage.await_health()
+        within(40, lambda: not self._busy() or not self.stage.workers())
+        within(8, lambda: not self._busy())
+        self.phantoms = self._busy()
+        for task in self.phantoms:
+            self.stage.run("scancel", task)
+        within(20, lambda: not self._busy())
+
+    def _busy(self) -> list[str]:
+        return [task.name for task in self.stage.tasks() or () if task.state in _BUSY]
 
     def timeline(self, trials: Sequence[verdict.Trial]) -> list[dict[str, object]]:
         """Every fault: when, on whom, what was seen, and what became of the trials it hit."""
@@ -226,6 +252,9 @@ def _judge(chaos: Chaos) -> dict[str, object]:
         "no_victim": dict(chaos.missed),
         "ledger_error": round(ledger.error, 4),
         "gpu_hours": {"hpoctl": round(ledger.hpoctl, 4), "sacct": round(ledger.sacct, 4)},
+        "study_s": round(chaos.study_s, 1),
+        "phantoms": chaos.phantoms,
+        "runaways": [life.task for life in lives if life.runaway],
         "lives": dict(Counter(life.state.split()[0] for life in lives)),
         "attached": chaos.user.attached,
         "refused": dict(Counter(chaos.user.refused)),

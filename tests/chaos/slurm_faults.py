@@ -85,16 +85,25 @@ def _busy_node(stage: Stage, chance: float) -> tuple[str, list[Task]] | None:
     return None if node is None else (node, [task for task in tasks if task.node == node])
 
 
-def _became(stage: Stage, before: Task, *states: str) -> Seen:
-    """Once the task is in one of these states, or in a later life than before."""
+def _in_state(stage: Stage, before: Task, state: str) -> Seen:
+    """Once this life of the task is in a state."""
 
     def seen() -> str | None:
         now = stage.task(before.name)
-        if now is None:
+        here = now is not None and (now.state, now.restarts) == (state, before.restarts)
+        return f"{before.name} {state}" if here else None
+
+    return seen
+
+
+def _restarted(stage: Stage, before: Task) -> Seen:
+    """Once Slurm has sent the task back to its queue."""
+
+    def seen() -> str | None:
+        now = stage.task(before.name)
+        if now is None or now.restarts <= before.restarts:
             return None
-        if now.restarts > before.restarts:
-            return f"{now.name} {now.state}, restart {now.restarts}"
-        return f"{now.name} {now.state}" if now.state in states else None
+        return f"{now.name} {now.state}, restart {now.restarts}"
 
     return seen
 
@@ -108,7 +117,7 @@ def scancel(stage: Stage, chance: float) -> Strike | None:
         return None
     stage.run("scancel", found[1].name)
     name = found[1].name
-    return Strike(victim=name, tasks=(name,), seen=_became(stage, found[1], "CANCELLED"))
+    return Strike(victim=name, tasks=(name,), seen=_in_state(stage, found[1], "CANCELLED"))
 
 
 def requeue(stage: Stage, chance: float) -> Strike | None:
@@ -116,7 +125,7 @@ def requeue(stage: Stage, chance: float) -> Strike | None:
     if (found := _worker(stage, chance)) is None:
         return None
     stage.run("scontrol", "requeue", found[1].name)
-    return Strike(victim=found[1].name, tasks=(found[1].name,), seen=_became(stage, found[1]))
+    return Strike(victim=found[1].name, tasks=(found[1].name,), seen=_restarted(stage, found[1]))
 
 
 def preemption(stage: Stage, chance: float) -> Strike | None:
@@ -126,7 +135,7 @@ def preemption(stage: Stage, chance: float) -> Strike | None:
     node, tasks = found
     job = ["--qos=high", f"--nodelist={node}", "--exclusive", "--time=1", "--job-name=urgent"]
     stage.run("sbatch", *job, "--output=/dev/null", "--wrap=sleep 1")
-    seen = _became(stage, tasks[0], "PREEMPTED")
+    seen = _restarted(stage, tasks[0])
     return Strike(victim=node, tasks=tuple(task.name for task in tasks), seen=seen, within_s=20)
 
 
@@ -141,7 +150,7 @@ def node_down(stage: Stage, chance: float) -> Strike | None:
     if stage.node_state(node).startswith("down"):
         stage.run("scontrol", "update", name, "State=RESUME")
     within(20, lambda: not stage.node_state(node).startswith("down"))
-    seen = _became(stage, tasks[0], "NODE_FAIL")
+    seen = _restarted(stage, tasks[0])
     return Strike(victim=node, tasks=tuple(task.name for task in tasks), seen=seen)
 
 
@@ -150,18 +159,18 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
     if (found := _worker(stage, chance)) is None:
         return None
     _, task = found
+    before = stage.log(task.name)
     end = datetime.now() + timedelta(seconds=2 + 6 * chance)
     moment = end.strftime("%Y-%m-%dT%H:%M:%S")
     stage.run("scontrol", "update", f"JobId={task.name}", f"EndTime={moment}")
 
     def warned() -> str | None:
-        where = f"task = '{task.name}' and record like '%SIGUSR2%'"
-        with suppress(Exception):  # the database may be away
-            if stage.rows(f"select 1 from hpoctl_workers where {where}"):
-                return f"{task.name} left, warned by SIGUSR2"
-        return None
+        # Slurm notes in the task's output what it did to it, and the worker why it left.
+        said = stage.log(task.name)[len(before) :]
+        found = [sign for sign in ("SIGUSR2", "DUE TO TIME LIMIT") if sign in said]
+        return f"{task.name}: {found[0]}" if found else None
 
-    timed_out = _became(stage, task, "TIMEOUT")
+    timed_out = _in_state(stage, task, "TIMEOUT")
     seen: Seen = lambda: warned() or timed_out()  # noqa: E731  # two looks in one
     return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=60)
 
@@ -191,16 +200,17 @@ def _restart(stage: Stage, daemon: str, number: signal.Signals, away_s: float) -
     os.kill(before, number)
     ended = within(20, lambda: not is_alive(before))
     within(away_s, lambda: False)
-    stage.heal()
 
-    def seen() -> str | None:
+    def back() -> bool:
         with suppress(OSError, ValueError):
             after = stage.pid(daemon)
-            if ended and after != before and is_alive(after):
-                return f"{daemon} ended by {number.name}, away for {away_s:.1f} s, back"
-        return None
+            return after != before and is_alive(after) and stage.tasks() is not None
+        return False
 
-    return Strike(victim=daemon, seen=seen)
+    stage.start(daemon)
+    within(15, back)
+    said = f"{daemon} ended by {number.name}, away for {away_s:.1f} s, back"
+    return Strike(victim=daemon, seen=lambda: said if ended and back() else None)
 
 
 def database_restart(stage: Stage, chance: float) -> Strike | None:

@@ -77,8 +77,7 @@ class Stage:
         """Ends everything that was started, also what a fault left stopped."""
         self._closing.set()
         for command in tuple(self._running):
-            with suppress(ProcessLookupError):
-                command.kill()
+            command.kill()
         for pid in tuple(self._stopped):
             self.go_on(pid)
         try:
@@ -91,6 +90,11 @@ class Stage:
         """Copies what the study and the cluster left, to look at."""
         shutil.copytree(self.folder, folder / "study", dirs_exist_ok=True)
         shutil.copytree(self.slurm.folder / "log", folder / "log", dirs_exist_ok=True)
+
+    def log(self, task: str) -> str:
+        """What a worker's task printed, over all its lives."""
+        path = self.folder / "runs" / STUDY / "logs" / f"{task}.log"
+        return path.read_text() if path.exists() else ""
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -145,8 +149,12 @@ class Stage:
         """Runs the real command line, as a user would."""
         return self.run(sys.executable, "-m", "hpoctl", *args, timeout_s=timeout_s)
 
-    def heal(self) -> None:
-        """Starts the daemons of the cluster that do not run."""
+    def start(self, daemon: str) -> None:
+        """Starts a daemon of the cluster again; does not wait for its nodes."""
+        self.run(str(DEVCLUSTER), "start", str(self.slurm.folder), daemon, timeout_s=70)
+
+    def await_health(self) -> None:
+        """Until all daemons run and all nodes are ready."""
         self.run(str(DEVCLUSTER), "up", str(self.slurm.folder), timeout_s=90)
 
     # --- what Slurm says --------------------------------------------------------------------------

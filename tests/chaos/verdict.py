@@ -46,13 +46,17 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """One life of a task in Slurm's accounting."""
+    """One life of a task in Slurm's accounting.
+
+    A `runaway` has no end there: its controller was killed before it could tell.
+    """
 
     task: str
     name: str
     state: str
     seconds: float
     gpus: int
+    runaway: bool
 
 
 def read_trials(stage: Stage) -> list[Trial]:
@@ -90,9 +94,8 @@ def read_executions(file: Path) -> list[Execution]:
     return [Execution(**json.loads(line)) for line in file.read_text().splitlines()]
 
 
-def read_lives(stage: Stage, patience_s: float = 20) -> list[Life]:
+def read_lives(stage: Stage, patience_s: float = 15) -> list[Life]:
     """Every life of every worker's task, once the accounting has the end of all of them."""
-    lives: list[Life] = []
     told: list[str] = []
 
     def settled() -> bool:
@@ -101,15 +104,33 @@ def read_lives(stage: Stage, patience_s: float = 20) -> list[Life]:
         return before == told and not any("|Unknown|" in line for line in told)
 
     within(patience_s, settled)
-    for line in told:
-        task, name, state, start, _, seconds, tres = line.split("|")
-        if start in ("None", "Unknown"):
-            continue
-        granted = dict(word.split("=") for word in tres.split(",") if word)
-        gpus = int(granted.get("gres/gpu", 0))
-        life = Life(task=task, name=name, state=state, seconds=float(seconds), gpus=gpus)
-        lives.append(life)
-    return lives
+    return [life for line in told if (life := _life(stage, line)) is not None]
+
+
+def _life(stage: Stage, line: str) -> Life | None:
+    task, name, state, start, end, seconds, tres = line.split("|")
+    if start in ("None", "Unknown"):
+        return None
+    granted = dict(word.split("=") for word in tres.split(",") if word)
+    return Life(
+        task=task,
+        name=name,
+        state=state,
+        seconds=_by_the_worker(stage, task) if end == "Unknown" else float(seconds),
+        gpus=int(granted.get("gres/gpu", 0)),
+        runaway=end == "Unknown",
+    )
+
+
+def _by_the_worker(stage: Stage, task: str) -> float:
+    """How long the last life of a task was in the words of its worker, as Slurm cannot say it."""
+    rows = stage.rows(
+        f"select record from hpoctl_workers where task = '{task}' order by life desc limit 1"
+    )
+    if not rows:
+        return 0.0
+    record = json.loads(str(rows[0][0]))
+    return float((record["ended_at"] or record["seen_at"]) - record["started_at"])
 
 
 def _accounting(stage: Stage) -> list[str]:

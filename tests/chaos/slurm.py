@@ -40,7 +40,7 @@ class Plan:
     workers: int = 8
     nodes: int = 5
     seconds: tuple[float, float] = (1.0, 5.0)
-    pace_s: float = 2.0
+    pace_s: float = 1.5
     deadline_s: float = 330.0
 
 
@@ -70,6 +70,13 @@ class Event:
             self.seen_s = time.monotonic() - self.struck_at
 
 
+# A trial's death is weather here, as often as it dies. What hpoctl does not know is left out.
+WEATHER = {
+    "max_losses": 1000,
+    "on": dict.fromkeys(("host_oom", "timeout", "preempted", "node_fail", "lost"), "requeue"),
+}
+
+
 def write_sweep(stage: Stage, plan: Plan) -> None:
     """The sweep file: JSON is YAML too."""
     tree = {
@@ -87,7 +94,12 @@ def write_sweep(stage: Stage, plan: Plan) -> None:
         "lease": "8s",
         "seed": plan.seed,
     }
-    (stage.folder / "sweep.yaml").write_text(json.dumps(tree, indent=1))
+    file = stage.folder / "sweep.yaml"
+    file.write_text(json.dumps(tree, indent=1))
+    for key, value in WEATHER.items():
+        if stage.hpoctl("check", "sweep.yaml", "--set", f"{key}={value}").code == 0:
+            tree[key] = value
+    file.write_text(json.dumps(tree, indent=1))
 
 
 @dataclass(slots=True, kw_only=True)

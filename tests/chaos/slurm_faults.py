@@ -168,11 +168,14 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
         # Slurm notes in the task's output what it did to it, and the worker why it left.
         said = stage.log(task.name)[len(before) :]
         found = [sign for sign in ("SIGUSR2", "DUE TO TIME LIMIT") if sign in said]
-        return f"{task.name}: {found[0]}" if found else None
+        now = stage.task(task.name)
+        if not found or now is None or now.restarts != task.restarts:
+            return None
+        return f"{task.name}: {found[0]}"
 
     timed_out = _in_state(stage, task, "TIMEOUT")
     seen: Seen = lambda: warned() or timed_out()  # noqa: E731  # two looks in one
-    return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=60)
+    return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=40)
 
 
 # --- daemons --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from chaos.stage import STUDY, Answer, Stage
 
 _LIVE = ("PENDING", "RUNNING", "CONFIGURING", "SUSPENDED")
+_STUCK_S = 15.0  # without a change: longer than a lease
 _PEACE_S = 1.5  # between two looks
 # What hpoctl may answer while Slurm (3) or the database (4) is away.
 _CODES = (0, 3, 4)
@@ -29,6 +30,8 @@ class User(threading.Thread):
     attached: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     repairs: bool = False
+    _counts: dict[str, int] = field(default_factory=dict)
+    _since: float = 0.0
 
     def __post_init__(self) -> None:
         threading.Thread.__init__(self, name="user", daemon=True)
@@ -61,10 +64,14 @@ class User(threading.Thread):
         tasks = self.stage.tasks()
         if tasks is None:
             return
-        live = sum(task.state in _LIVE for task in tasks)
-        # Where nothing waits, but something runs on nobody: 'workers add' queues what is lost.
-        if live < self.workers and (counts["waiting"] or not live):
-            answer = self._ask("workers", "add", STUDY, "-n", str(self.workers - live), "--json")
+        if counts != self._counts:
+            self._counts, self._since = counts, time.monotonic()
+        live = sum(task.state in _LIVE and "held" not in task.reason for task in tasks)
+        # What runs in the study's eyes may run on nobody: 'workers add' queues what is lost.
+        stuck = not counts["waiting"] and time.monotonic() > self._since + _STUCK_S
+        missing = max(self.workers - live, 1 if stuck else 0)
+        if missing and (counts["waiting"] or stuck or not live):
+            answer = self._ask("workers", "add", STUDY, "-n", str(missing), "--json")
             if answer.code == 0:
                 arrays = json.loads(answer.out)["arrays"]
                 self.attached += [array["tasks"] for array in arrays]

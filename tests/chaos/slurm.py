@@ -137,14 +137,19 @@ class Chaos:
             # One that took long delays those after it, so that they do not come all at once.
             start_s = max(start_s, self.now_s + self.plan.pace_s / 2 - planned.at_s)
             self._tend_until(start_s + planned.at_s)
-            hoped = self.effective + sum(event.open for event in self.events)
-            if self.over or hoped >= self.plan.faults:
+            while not self.over and self.effective < self.plan.faults <= self._hoped():
+                self._tend()
+            if self.over or self.effective >= self.plan.faults:
                 break
             self._strike(planned)
         while not self.over and (self.later or any(event.open for event in self.events)):
             self._tend()
         within(max(0.0, self.plan.deadline_s - self.now_s), self.user.ended.is_set)
         self.study_s = self.now_s
+
+    def _hoped(self) -> int:
+        """How many faults had an effect, or may still be seen to."""
+        return self.effective + sum(event.open for event in self.events)
 
     def _tend_until(self, at_s: float) -> None:
         self._tend()

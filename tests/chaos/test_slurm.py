@@ -19,7 +19,9 @@ from chaos import slurm_faults
 from chaos.slurm import Plan, opened, run
 
 SCRIPT = Path(__file__).with_name("slurm.py")
-PLAN = Plan(seed=3, trials=40, faults=15, seconds=(1.5, 5.0), pace_s=1.2, deadline_s=75)
+PLAN = Plan(
+    seed=3, trials=40, faults=15, workers=5, nodes=4, seconds=(2.0, 6.0), pace_s=1.0, deadline_s=80
+)
 
 
 @pytest.fixture(scope="module")

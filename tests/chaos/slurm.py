@@ -247,7 +247,7 @@ def _judge(chaos: Chaos) -> dict[str, object]:
     lives = verdict.read_lives(stage)
     trials = verdict.read_trials(stage)
     executions = verdict.read_executions(stage.executions_file)
-    answer = stage.hpoctl("status", STUDY, "--json")
+    answer = stage.hpoctl("status", STUDY, "--json", *chaos.user.repair)
     allocated = json.loads(answer.out)["gpu_hours"]["allocated"] if answer.code == 0 else -1.0
     ledger = verdict.compare_ledgers(lives, allocated)
     sums = verdict.study_sums(trials, executions)

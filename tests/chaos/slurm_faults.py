@@ -155,19 +155,25 @@ def node_down(stage: Stage, chance: float) -> Strike | None:
 
 
 def walltime_end(stage: Stage, chance: float) -> Strike | None:
-    """Lets a worker's walltime end in some seconds: Slurm warns it, then ends it."""
+    """Lets a worker's walltime end in some seconds.
+
+    Slurm looks at the walltimes each 30 s and warns and ends then, so half of the workers get their
+    warning at once; the others learn it from Slurm, or not at all.
+    """
     if (found := _worker(stage, chance)) is None:
         return None
     _, task = found
     before = stage.log(task.name)
-    end = datetime.now() + timedelta(seconds=2 + 6 * chance)
-    moment = end.strftime("%Y-%m-%dT%H:%M:%S")
-    stage.run("scontrol", "update", f"JobId={task.name}", f"EndTime={moment}")
+    moment = datetime.now() + timedelta(seconds=2 + 16 * chance)
+    end = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    stage.run("scontrol", "update", f"JobId={task.name}", f"EndTime={end}")
+    if int(chance * 100) % 2:
+        stage.run("scancel", "--batch", "--signal=USR2", task.name)
 
     def warned() -> str | None:
         # Slurm notes in the task's output what it did to it, and the worker why it left.
         said = stage.log(task.name)[len(before) :]
-        found = [sign for sign in ("SIGUSR2", "DUE TO TIME LIMIT") if sign in said]
+        found = [sign for sign in _SIGNS if sign in said]
         now = stage.task(task.name)
         if not found or now is None or now.restarts != task.restarts:
             return None
@@ -176,6 +182,9 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
     timed_out = _in_state(stage, task, "TIMEOUT")
     seen: Seen = lambda: warned() or timed_out()  # noqa: E731  # two looks in one
     return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=40)
+
+
+_SIGNS = ("SIGUSR2", "walltime", "DUE TO TIME LIMIT")
 
 
 # --- daemons --------------------------------------------------------------------------------------
@@ -239,6 +248,14 @@ def worker_kill(stage: Stage, chance: float) -> Strike | None:
     return _kill(worker.pid, f"worker {worker.pid} of {task.name}", task.name)
 
 
+def shell_kill(stage: Stage, chance: float) -> Strike | None:
+    """SIGKILL of the batch script that started a worker."""
+    if (found := _worker(stage, chance)) is None:
+        return None
+    worker, task = found
+    return _kill(worker.parent, f"batch script {worker.parent} of {task.name}", task.name)
+
+
 def child_kill(stage: Stage, chance: float) -> Strike | None:
     """SIGKILL of a trial's process."""
     if (found := _worker(stage, chance, with_child=True)) is None:
@@ -286,7 +303,8 @@ FAULTS: dict[str, tuple[int, Callable[[Stage, float], Strike | None]]] = {
     "slurmctld restart": (4, slurmctld_restart),
     "slurmctld kill": (4, slurmctld_kill),
     "slurmd kill": (6, slurmd_kill),
-    "worker kill": (10, worker_kill),
+    "worker kill": (8, worker_kill),
+    "shell kill": (4, shell_kill),
     "child kill": (8, child_kill),
     "worker stop": (7, worker_stop),
     "database restart": (5, database_restart),

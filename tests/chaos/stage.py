@@ -36,9 +36,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerProcess:
-    """A worker that runs on this machine, and the process of its trial if it has one."""
+    """A worker that runs on this machine, between what started it and its trial's process."""
 
     task: str
+    parent: int
     pid: int
     child: int | None
 
@@ -90,6 +91,10 @@ class Stage:
         """Copies what the study and the cluster left, to look at."""
         shutil.copytree(self.folder, folder / "study", dirs_exist_ok=True)
         shutil.copytree(self.slurm.folder / "log", folder / "log", dirs_exist_ok=True)
+        columns = "JobID,JobName,State,Submit,Start,End,ElapsedRaw,AllocTRES,ReqTRES"
+        told = self.run("sacct", "-aDXP", "-S", "now-1days", "-o", columns)
+        (folder / "sacct.txt").write_text(told.out + "\n")
+        (folder / "status.json").write_text(self.hpoctl("status", STUDY, "--json").out + "\n")
 
     def log(self, task: str) -> str:
         """What a worker's task printed, over all its lives."""
@@ -206,7 +211,7 @@ class Stage:
         children = {parents[pid]: pid for pid in found if parents[pid] in found}
         return sorted(
             (
-                WorkerProcess(task=task, pid=pid, child=children.get(pid))
+                WorkerProcess(task=task, parent=parents[pid], pid=pid, child=children.get(pid))
                 for pid, task in found.items()
                 if parents[pid] not in found
             ),

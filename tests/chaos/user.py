@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.stage import STUDY, Answer, Stage
+from chaos.stage import STUDY, Answer, Stage, Task
 
 _LIVE = ("PENDING", "RUNNING", "CONFIGURING", "SUSPENDED")
 _STUCK_S = 15.0  # without a change: longer than a lease
+_LAWLESS_S = 20.0  # that a worker may outlive its allocation: KillWait, and a controller's absence
 _PEACE_S = 1.5  # between two looks
 # What hpoctl may answer while Slurm (3) or the database (4) is away.
 _CODES = (0, 3, 4)
@@ -29,9 +31,11 @@ class User(threading.Thread):
     complaints: list[str] = field(default_factory=list)
     attached: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    repairs: bool = False
+    repair: tuple[str, ...] = ()
     _counts: dict[str, int] = field(default_factory=dict)
     _since: float = 0.0
+    _outlaws: dict[int, float] = field(default_factory=dict)
+    _told: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         threading.Thread.__init__(self, name="user", daemon=True)
@@ -40,7 +44,8 @@ class User(threading.Thread):
 
     def run(self) -> None:
         """Looks until the study has ended."""
-        self.repairs = "--repair" in self.stage.hpoctl("status", "--help").out
+        if "--repair" in self.stage.hpoctl("status", "--help").out:
+            self.repair = ("--repair",)
         while not self.over.wait(_PEACE_S):
             if (status := self._status()) is None:
                 continue
@@ -51,8 +56,7 @@ class User(threading.Thread):
             self._attach(counts)
 
     def _status(self) -> dict[str, Any] | None:
-        command = ["status", STUDY, "--json", *(["--repair"] if self.repairs else [])]
-        answer = self._ask(*command)
+        answer = self._ask("status", STUDY, "--json", *self.repair)
         if answer.code != 0:
             return None
         status: dict[str, Any] = json.loads(answer.out)
@@ -64,6 +68,7 @@ class User(threading.Thread):
         tasks = self.stage.tasks()
         if tasks is None:
             return
+        self._watch_for_outlaws(tasks)
         if counts != self._counts:
             self._counts, self._since = counts, time.monotonic()
         live = sum(task.state in _LIVE and "held" not in task.reason for task in tasks)
@@ -75,6 +80,26 @@ class User(threading.Thread):
             if answer.code == 0:
                 arrays = json.loads(answer.out)["arrays"]
                 self.attached += [array["tasks"] for array in arrays]
+
+    def _watch_for_outlaws(self, tasks: Sequence[Task]) -> None:
+        """Complains of a worker that runs on where Slurm has given its GPU to others."""
+        lawful = {task.name for task in tasks if task.state in ("RUNNING", "COMPLETING")}
+        now, before = time.monotonic(), self._outlaws
+        running = self.stage.workers()
+        self._outlaws = {
+            worker.pid: before.get(worker.pid, now)
+            for worker in running
+            if worker.task not in lawful
+        }
+        for worker in running:
+            if (
+                now - self._outlaws.get(worker.pid, now) > _LAWLESS_S
+                and worker.pid not in self._told
+            ):
+                self._told.add(worker.pid)
+                self.complaints.append(
+                    f"worker {worker.pid} of {worker.task} runs on without its allocation"
+                )
 
     def _ask(self, *args: str) -> Answer:
         begun = time.monotonic()

@@ -108,10 +108,11 @@ def read_lives(stage: Stage, patience_s: float = 15) -> list[Life]:
 
 
 def _life(stage: Stage, line: str) -> Life | None:
-    task, name, state, start, end, seconds, tres = line.split("|")
+    task, name, state, start, end, seconds, allocated, requested = line.split("|")
     if start in ("None", "Unknown"):
         return None
-    granted = dict(word.split("=") for word in tres.split(",") if word)
+    # Slurm 22.05 forgets the GPUs of some tasks that it starts after its controller was restarted.
+    granted = dict(word.split("=") for word in f"{requested},{allocated}".split(",") if word)
     return Life(
         task=task,
         name=name,
@@ -134,7 +135,7 @@ def _by_the_worker(stage: Stage, task: str) -> float:
 
 
 def _accounting(stage: Stage) -> list[str]:
-    columns = "JobID,JobName,State,Start,End,ElapsedRaw,AllocTRES"
+    columns = "JobID,JobName,State,Start,End,ElapsedRaw,AllocTRES,ReqTRES"
     answer = stage.run("sacct", "-aDXnP", "-S", "now-1days", "-o", columns)
     within(1, lambda: False)
     return sorted(line for line in answer.out.splitlines() if line.split("|")[1].startswith("hpo-"))

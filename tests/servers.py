@@ -69,6 +69,7 @@ class PostgreSQL:
     password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
     port: int = 0
     _folder: Path = field(default_factory=lambda: _short_folder("hpg"))
+    _argv: list[str] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -98,16 +99,22 @@ class PostgreSQL:
         if self.tls is not None:
             settings |= {"ssl": "on", **_own_certificate(self.tls, data, "postgres")}
         flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self._process = _start(
-            [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags],
-            self._folder,
-        )
-        _answers(self._process, lambda: self._execute("select 1"), self._folder)
+        self._argv = [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags]
+        self.resume()
 
     def stop(self) -> None:
         """Ends the server and removes its files."""
         _stop(self._process, signal.SIGINT)  # its fast shutdown: waits for no client
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def halt(self, how: signal.Signals) -> None:
+        """Ends the server, whose files stay: SIGINT in order, SIGQUIT as a crash."""
+        _stop(self._process, how)
+
+    def resume(self) -> None:
+        """Starts the server on the files that are there, and waits until it answers."""
+        self._process = _start(self._argv, self._folder)
+        _answers(self._process, lambda: self._execute("select 1"), self._folder)
 
     def create_database(self) -> str:
         """A new, empty database, as a URL."""

@@ -1,0 +1,232 @@
+"""What came of a chaos run: sums and violations, from what the stage's own witnesses say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.stage import Stage, within
+
+_LEDGER = 0.01  # by which hpoctl's GPU-hours may differ from Slurm's
+_KILLED = "was ended by SIG"
+_LOST = "its worker was gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A trial as the database holds it; `ran` names the execution whose result was taken."""
+
+    number: int
+    state: str
+    ran: float | None
+    error: str
+    fate: str
+
+    @property
+    def lost_for_good(self) -> bool:
+        return self.state == "FAIL" and _LOST in self.error
+
+    @property
+    def killed(self) -> bool:
+        return self.state == "FAIL" and _KILLED in self.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """A trial that the objective ran to its end, as it wrote down itself."""
+
+    trial: int
+    ran: float
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """One life of a task in Slurm's accounting.
+
+    A `runaway` has no end there: its controller was killed before it could tell.
+    """
+
+    task: str
+    name: str
+    state: str
+    seconds: float
+    gpus: int
+    runaway: bool
+
+
+def read_trials(stage: Stage) -> list[Trial]:
+    """Every trial, with the story of its attempts."""
+    attempts: dict[object, list[str]] = {}
+    for trial_id, task, life, outcome in stage.rows(
+        "select trial_id, task, life, outcome from hpoctl_attempts order by trial_id, attempt"
+    ):
+        words = f"{outcome or 'open'} on {task}{f' life {life}' if life != 1 else ''}"
+        attempts.setdefault(trial_id, []).append(words)
+    attrs: dict[tuple[object, object], object] = {
+        (trial_id, key): json.loads(str(value))
+        for trial_id, key, value in stage.rows(
+            "select trial_id, key, value_json from trial_user_attributes"
+        )
+    }
+    return [
+        Trial(
+            number=int(str(number)),
+            state=str(state),
+            ran=None if (ran := attrs.get((id_, "ran"))) is None else float(str(ran)),
+            error=str(attrs.get((id_, "error"), "")).strip(),
+            fate=", ".join(attempts.get(id_, [])),
+        )
+        for id_, number, state in stage.rows(
+            "select trial_id, number, state::text from trials order by number"
+        )
+    ]
+
+
+def read_executions(file: Path) -> list[Execution]:
+    """What the objective wrote down."""
+    if not file.exists():
+        return []
+    return [Execution(**json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def read_lives(stage: Stage, patience_s: float = 15) -> list[Life]:
+    """Every life of every worker's task, once the accounting has the end of all of them."""
+    told: list[str] = []
+
+    def settled() -> bool:
+        before = list(told)
+        told[:] = _accounting(stage)
+        return before == told and not any("|Unknown|" in line for line in told)
+
+    within(patience_s, settled)
+    return [life for line in told if (life := _life(stage, line)) is not None]
+
+
+def _life(stage: Stage, line: str) -> Life | None:
+    task, name, state, start, end, seconds, allocated, requested = line.split("|")
+    if start in ("None", "Unknown"):
+        return None
+    # Slurm 22.05 forgets the GPUs of some tasks that it starts after its controller was restarted.
+    granted = dict(word.split("=") for word in f"{requested},{allocated}".split(",") if word)
+    return Life(
+        task=task,
+        name=name,
+        state=state,
+        seconds=_by_the_worker(stage, task) if end == "Unknown" else float(seconds),
+        gpus=int(granted.get("gres/gpu", 0)),
+        runaway=end == "Unknown",
+    )
+
+
+def _by_the_worker(stage: Stage, task: str) -> float:
+    """How long the last life of a task was in the words of its worker, as Slurm cannot say it."""
+    rows = stage.rows(
+        f"select record from hpoctl_workers where task = '{task}' order by life desc limit 1"
+    )
+    if not rows:
+        return 0.0
+    record = json.loads(str(rows[0][0]))
+    return float((record["ended_at"] or record["seen_at"]) - record["started_at"])
+
+
+def _accounting(stage: Stage) -> list[str]:
+    columns = "JobID,JobName,State,Start,End,ElapsedRaw,AllocTRES,ReqTRES"
+    answer = stage.run("sacct", "-aDXnP", "-S", "now-1days", "-o", columns)
+    within(1, lambda: False)
+    return sorted(line for line in answer.out.splitlines() if line.split("|")[1].startswith("hpo-"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """GPU-hours in hpoctl's eyes and in Slurm's."""
+
+    hpoctl: float
+    sacct: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.hpoctl - self.sacct) / self.sacct if self.sacct else 0.0
+
+
+def compare_ledgers(lives: Sequence[Life], allocated: float) -> Ledger:
+    """What `hpoctl status` says beside the sum over all lives of all tasks."""
+    hours = sum(life.seconds * life.gpus for life in lives) / 3600
+    return Ledger(hpoctl=allocated, sacct=hours)
+
+
+def study_sums(trials: Sequence[Trial], executions: Sequence[Execution]) -> dict[str, object]:
+    """The counts of trials that a proof needs.
+
+    `doubled` are trials whose result was taken more than once, or that began again after theirs was
+    taken. `repeated` are those that ran to their end more than once, and had one result taken: a
+    worker that is killed between a trial's end and its result cannot prevent that.
+    """
+    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    ends = {execution.ran: execution for execution in executions}
+    taken = [ends[trial.ran] for trial in complete if trial.ran in ends]
+    by_trial = {execution.trial: execution for execution in taken}
+    again = {
+        execution.trial
+        for execution in executions
+        if execution.trial in by_trial and execution.begun > by_trial[execution.trial].ended + 1
+    }
+    more = {trial.number for trial in complete if trial.fate.count("complete on") > 1}
+    ran = Counter(execution.trial for execution in executions)
+    failed = [trial for trial in trials if trial.state == "FAIL"]
+    return {
+        "finished": len(complete),
+        "distinct": len({execution.ran for execution in taken}),
+        "lost": sum(trial.state in ("WAITING", "RUNNING") for trial in trials),
+        "doubled": len(again | more),
+        "repeated": sum(count > 1 for count in ran.values()),
+        "failed_by_loss": sum(trial.lost_for_good for trial in failed),
+        "failed_by_kill": sum(trial.killed for trial in failed),
+        "failed_otherwise": [
+            f"trial {trial.number}: {trial.error.splitlines()[-1:]}"
+            for trial in failed
+            if not trial.lost_for_good and not trial.killed
+        ],
+    }
+
+
+def unexplained(trials: Sequence[Trial], executions: Sequence[Execution]) -> list[str]:
+    """Results of the study that no execution has."""
+    ends = {execution.ran: execution.trial for execution in executions}
+    return [
+        f"trial {trial.number}: nobody ran {trial.ran}, which the study has as its result"
+        for trial in trials
+        if trial.state == "COMPLETE" and ends.get(trial.ran or -1) != trial.number
+    ]
+
+
+def strangers(stage: Stage, lives: Sequence[Life]) -> list[str]:
+    """Arrays of the study that run in Slurm and do not stand in its ledger of submissions."""
+    if not stage.submissions_file.exists():
+        return []
+    lines = stage.submissions_file.read_text().splitlines()
+    known = {str(json.loads(line)["id"]) for line in lines}
+    found = {life.task.partition("_")[0] for life in lives}
+    return [f"array {job} is not in submissions.jsonl" for job in sorted(found - known)]
+
+
+def violations(sums: dict[str, object], ledger: Ledger, trials: int) -> list[str]:
+    """What must not be, of the sums."""
+    wrong = []
+    if sums["finished"] != trials:
+        wrong.append(f"{sums['finished']} of {trials} trials finished")
+    if sums["distinct"] != sums["finished"]:
+        wrong.append(f"{sums['distinct']} distinct results of {sums['finished']} finished trials")
+    for name in ("lost", "doubled", "failed_by_loss", "failed_by_kill", "failed_otherwise"):
+        if sums[name]:
+            wrong.append(f"{name}: {sums[name]}")
+    if ledger.error > _LEDGER:
+        wrong.append(
+            f"the ledger says {ledger.hpoctl:.4f} GPU-hours, sacct {ledger.sacct:.4f}:"
+            f" {ledger.error:.1%} apart"
+        )
+    return wrong

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from backends.conftest import squeue_line
 from conftest import Hpoctl
 
 from hpoctl import config
@@ -25,7 +26,8 @@ budget: {trials: 6}
 """
 SQLITE = SWEEP + "storage: {sqlite: study.db}\n"
 MANY_NODES = "SQLite is for one machine, and 2 workers may run on several nodes"
-SLURM = {"sbatch": "echo 7", "squeue": "echo '7_0|RUNNING|n1|None'", "scontrol": "exit 1"}
+RUNNING = squeue_line(job="7", index="0", state="RUNNING", node="n1")
+SLURM = {"sbatch": "echo 7", "squeue": f"echo '{RUNNING}'", "scontrol": "exit 1"}
 
 
 @pytest.fixture

@@ -93,6 +93,6 @@ def expected_s(durations: Sequence[float]) -> float:
     return ordered[min(len(ordered) - 1, int(_QUANTILE * len(ordered)))]
 
 
-def is_fresh(allocation: Allocation, left_s: float) -> bool:
+def is_fresh(began_at: float, now: float, left_s: float) -> bool:
     """Whether no later allocation would have notably more time for a trial."""
-    return allocation.walltime_s is not None and left_s >= _FRESH * allocation.walltime_s
+    return left_s >= _FRESH * (now - began_at + left_s)

@@ -27,7 +27,8 @@ class JobArray:
     """`tasks` array tasks, one worker each, at most `at_once` of them running.
 
     A worker leaves after `trials_per_task` trials (None: when no trial waits). The array starts
-    when all that `after` names have ended, whatever way.
+    when all that `after` names have ended, whatever way. None of its tasks runs on a node in
+    `exclude`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class JobArray:
     at_once: int | None = None
     trials_per_task: int | None = None
     after: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,7 +230,8 @@ def _lines(ledger: Path) -> list[dict[str, Any]]:
 
 def _array(given: Mapping[str, Any]) -> JobArray:
     after = given["after"] or ()  # one name in a plan.json of an earlier release
-    return JobArray(**{**given, "after": (after,) if isinstance(after, str) else tuple(after)})
+    after = (after,) if isinstance(after, str) else tuple(after)
+    return JobArray(**{**given, "after": after, "exclude": tuple(given.get("exclude", ()))})
 
 
 def _submission(given: Mapping[str, Any]) -> Submission:

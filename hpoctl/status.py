@@ -12,6 +12,7 @@ from hpoctl.record import (
     Charge,
     Fate,
     Look,
+    Stop,
     Summary,
     TaskRecord,
     TaskState,
@@ -83,6 +84,14 @@ class Status:
         """Why no further trial starts: what the workers said that left for it."""
         reasons = (worker.reason or "" for worker in self.workers)
         return next((r for r in reasons if r.startswith("budget.") and self.waiting), None)
+
+    @property
+    def stopped(self) -> Stop | None:
+        """Why the study stopped itself, until a worker starts after that."""
+        stop = self.summary.stop
+        if stop is None or any(w.started_at > stop.at for w in self.summary.workers):
+            return None
+        return stop
 
     @property
     def live_workers(self) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from hpoctl.policies import POLICIES, Policies
 from hpoctl.space import SearchSpace
 from hpoctl.words import BackendName, Cause, Gist, Mode, Policy, StorageKeys, nearest
 
@@ -251,37 +252,6 @@ def _parse_mode(value: object) -> Mode | None:
         ) from None
 
 
-POLICIES: Mapping[Cause, Policy] = {
-    Cause.CUDA_OOM: Policy.INFEASIBLE,
-    Cause.HOST_OOM: Policy.FAIL,
-    Cause.TIMEOUT: Policy.RETRY,
-    Cause.PREEMPTED: Policy.REQUEUE,
-    Cause.NODE_FAIL: Policy.RETRY,
-    Cause.LOST: Policy.RETRY,
-    Cause.NAN: Policy.FAIL,
-    Cause.IMPORT: Policy.FAIL,
-    Cause.ERROR: Policy.FAIL,
-}
-"""What becomes of a trial, where the sweep does not say otherwise."""
-
-
-def _parse_policies(value: object) -> Mapping[Cause, Policy]:
-    if not isinstance(value, Mapping):
-        raise PydanticCustomError(
-            "policies", "should be a mapping, such as {{cuda_oom: infeasible}}", {}
-        )
-    for cause, policy in value.items():
-        for word, known in ((cause, [*Cause]), (policy, [*Policy])):
-            if word not in known:
-                hint = nearest(str(word), [member.value for member in known])
-                raise PydanticCustomError(
-                    "policies",
-                    "{given} is not known; {hint}",
-                    {"key": str(cause), "given": repr(word), "hint": hint},
-                )
-    return {Cause(str(cause)): Policy(str(policy)) for cause, policy in value.items()}
-
-
 class Estimate(_Values):
     """What the user expects of one trial and of one start; lets a plan count in hours."""
 
@@ -316,9 +286,8 @@ class Sweep(_Values):
     storage: Storage = Storage()
     lease: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=2)
     checkpoints: Annotated[bool, Field(strict=True)] = False
-    on: Annotated[Mapping[Cause, Policy], BeforeValidator(_parse_policies)] = Field(
-        default_factory=dict
-    )
+    on: Policies = Field(default_factory=dict)
+    stop_after: NotNegative = 5
     seed: NotNegative = 0
 
     @model_validator(mode="after")

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from hpoctl import arrays, child, config, lost, objectives, spool
 from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
+from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
-from hpoctl.record import TrialState, WorkerRecord
+from hpoctl.record import Outcome, TrialState, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import nest
@@ -88,6 +89,7 @@ class Worker:
     submitted_at: float = field(init=False)
     ending: Ending = field(init=False)
     resumes: bool = field(init=False)
+    conclusions: Conclusions = field(init=False)
     last_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -118,6 +120,13 @@ class Worker:
         )
         self.ending.listen()
         self.resumes = self.sweep.checkpoints
+        self.conclusions = Conclusions(
+            past=self.store.past,
+            run_dir=self.run_dir,
+            backend=self.run.backend,
+            sweep=self.sweep,
+            worker=self.record,
+        )
 
     def clear_up(self) -> None:
         """Delivers results that nobody delivered, and gives back what earlier lives held."""
@@ -183,9 +192,12 @@ class Worker:
             return f"told to by {self.ending.told.name}"
         if allocation.trials is not None and self.record.trials >= allocation.trials:
             return "its trials_per_task are done"
+        if (reason := self.conclusions.reason()) is not None:
+            return reason
         self.record = replace(self.record, seen_at=now)
-        if self.store.check_in(self.record) > self.submitted_at:
-            return "told to by 'hpoctl workers drain'"
+        drained_at = self.store.check_in(self.record)
+        if drained_at > self.submitted_at:
+            return self.conclusions.why_drained(drained_at)
         if budget.time is not None and now > self.run.created_at + budget.time.total_seconds():
             return "budget.time is spent"
         if budget.gpu_hours is not None and self.store.gpu_hours(now) >= budget.gpu_hours:
@@ -205,13 +217,17 @@ class Worker:
             if left_s < _AMPLE * max(trial_s, self.ending.warning_s):
                 trial_s = self._trial_s()
             needed_s, why = trial_s + self.ending.reserve_s, f"a trial takes {trial_s:.0f} s"
-        if left_s >= needed_s or (not self.record.trials and is_fresh(self.allocation, left_s)):
+        if left_s >= needed_s or (not self.record.trials and is_fresh(self._began_at, now, left_s)):
             return None
         known = self.ending.clock.ends_at
         self.ending.clock.refresh()
         if self.ending.clock.ends_at != known:  # it was given more time, or less
             return self._too_late(now, startup_s)
         return f"{max(0.0, left_s):.0f} s of walltime left, {why}"
+
+    @property
+    def _began_at(self) -> float:
+        return self.record.allocated_at or self.record.started_at
 
     def _trial_s(self) -> float:
         """How long a trial takes, by all workers' trials; before the first, by the estimate."""
@@ -260,9 +276,12 @@ class Worker:
 
         One that saves itself goes on where it last did, whenever its time was cut short.
         """
+        if result.outcome is not Outcome.FAILED:
+            return result
         if self.resumes and result.cause in (Cause.TIMEOUT, Cause.PREEMPTED):
             return replace(result, policy=Policy.REQUEUE)
-        return replace(result, policy=self.sweep.policy(result.cause))
+        result = replace(result, policy=self.sweep.policy(result.cause))
+        return self.conclusions.judge(result)
 
     def _errand(self, claim: Claim) -> Errand:
         folder = self.run_dir.trial(claim.root)

@@ -14,7 +14,7 @@ from hpoctl import config
 from hpoctl.errors import ConfigError
 from hpoctl.space import Categorical, Float, Int
 from hpoctl.sweep import Asha, Gpus, Manual, Sweep, Tpe
-from hpoctl.words import Mode
+from hpoctl.words import Cause, Mode, Policy
 
 BASE = """\
 study: s
@@ -537,3 +537,34 @@ def test_a_password_in_the_file_is_refused_and_never_repeated(storage: str) -> N
     assert refused.startswith("sweep.yaml:6: storage")
     assert "canary" not in refused
     assert "canary" not in complaint(BASE, f"storage={storage}")
+
+
+def test_policies_for_failures_replace_those_that_nobody_named() -> None:
+    sweep = config.parse(f"{BASE}on: {{cuda_oom: fail, node_fail: requeue}}\n", "sweep.yaml")
+    assert sweep.policy(Cause.CUDA_OOM) is Policy.FAIL
+    assert sweep.policy(Cause.NODE_FAIL) is Policy.REQUEUE
+    assert sweep.policy(Cause.TIMEOUT) is Policy.RETRY
+    plain = config.parse(BASE, "sweep.yaml")
+    assert plain.policy(Cause.CUDA_OOM) is Policy.INFEASIBLE
+    assert [plain.policy(cause) for cause in Cause]
+
+
+def test_with_several_metrics_what_is_infeasible_is_failed() -> None:
+    text = f"{BASE}metrics: [{{name: a}}, {{name: b}}]\n"
+    assert config.parse(text, "sweep.yaml").policy(Cause.CUDA_OOM) is Policy.FAIL
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("on: {cuda_om: fail}", "on.cuda_om: 'cuda_om' is not known; did you mean 'cuda_oom'?"),
+        ("on: {nan: retri}", "on.nan: 'retri' is not known; did you mean 'retry'?"),
+        ("on: fail", "on: should be a mapping, such as {cuda_oom: infeasible}"),
+        (
+            "resources: {time: 10m, warning: 6m}",
+            "resources.warning: leaves less than half of resources.time to trials: shorten it",
+        ),
+    ],
+)
+def test_a_policy_that_is_not_known_is_named(line: str, message: str) -> None:
+    assert complaint(f"{BASE}{line}\n") == f"sweep.yaml:6: {message}"

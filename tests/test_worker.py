@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from conftest import Hpoctl
 from workplace import open_workplace, wait_until
 
 from hpoctl.allocation import Allocation
-from hpoctl.record import TrialState, WorkerRecord
+from hpoctl.record import Stop, TrialState, WorkerRecord
+from hpoctl.rundir import Submission
 from hpoctl.study import store
+from hpoctl.words import BackendName
 
 FIVE = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 5}}\n"
 QUICK = "def objective(trial): return trial.params['a']\n"
@@ -80,7 +83,7 @@ def test_a_worker_leaves_when_the_walltime_is_too_short_for_its_longest_trial(
 ) -> None:
     slow = "import time\ndef objective(trial):\n    time.sleep(2)\n    return 1.0\n"
     place = open_workplace(tmp_path, slow, f"{FIVE}resources: {{time: 5s}}\n")
-    place.work(HPOCTL_WALLTIME_S="5")
+    place.work(HPOCTL_WALLTIME_S="4.2")
     (worker,) = place.workers()
     assert worker.trials == 1
     assert worker.reason is not None
@@ -283,3 +286,76 @@ def objective(trial):
     assert "error, 2 times: ValueError: no data in" in text
     assert "  first   trial 0:\n    Traceback" in text
     assert hpoctl("failures", place.run_dir.path, "-q").stdout == "0\n1\n2\n3\n"
+
+
+DOOMED = """
+from pathlib import Path
+def objective(trial):
+    if not Path("fixed").exists():
+        raise FileNotFoundError(f"no data for trial {trial.number}")
+    return 1.0
+"""
+TEN = "sampler: grid\nsearch_space: {a: {type: int, min: 1, max: 10}}\n"
+
+
+def test_a_sweep_whose_every_trial_dies_alike_stops_and_goes_on_after_a_fix(
+    tmp_path: Path, hpoctl: Hpoctl
+) -> None:
+    place = open_workplace(tmp_path, DOOMED, f"{TEN}stop_after: 3\n")
+    place.work(HPOCTL_TASK="7_0")
+    assert place.counts() == {TrialState.FAILED: 3, TrialState.WAITING: 7}
+    why = "3 trials in a row failed alike: error: FileNotFoundError: no data for trial 2"
+    (worker,) = place.workers()
+    assert worker.reason == f"the study stopped itself: {why}"
+    status = json.loads(hpoctl("status", place.run_dir.path, "--json").stdout)
+    assert status["stopped"]["why"] == why
+    assert f"stopped  itself: {why}" in hpoctl("status", place.run_dir.path).stdout
+    assert f"stopped itself: {why}" in hpoctl("failures", place.run_dir.path).stdout
+    (tmp_path / "fixed").touch()
+    place.work(HPOCTL_TASK="7_1")
+    assert place.counts() == {TrialState.FAILED: 3, TrialState.COMPLETE: 7}
+    assert "stopped  itself" not in hpoctl("status", place.run_dir.path).stdout
+
+
+def test_workers_that_were_submitted_before_a_stop_leave(tmp_path: Path) -> None:
+    place = open_workplace(tmp_path, QUICK, FIVE)
+    now = time.time()
+    place.run_dir.append(
+        Submission(array="workers", id="7", tasks=2, backend=BackendName.LOCAL, at=now)
+    )
+    place.store().past.stop(Stop(at=now + 0.5, why="5 trials in a row failed alike: boom"))
+    place.work(HPOCTL_TASK="7_1")
+    assert place.counts() == {TrialState.WAITING: 5}
+    reason = "the study stopped itself: 5 trials in a row failed alike: boom"
+    assert [worker.reason for worker in place.workers()] == [reason]
+
+
+ON_A_NODE = """
+import os, time
+def objective(trial):
+    if os.environ["HPOCTL_NODE"] == "n2":
+        raise RuntimeError(f"CUDA error: uncorrectable ECC in trial {trial.number}")
+    return 1.0
+"""
+
+
+def test_a_node_on_which_trials_keep_dying_is_avoided_and_its_last_trial_waits_again(
+    tmp_path: Path, hpoctl: Hpoctl
+) -> None:
+    place = open_workplace(tmp_path, ON_A_NODE, TEN)
+    place.work(HPOCTL_TASK="7_0", HPOCTL_NODE="n1", HPOCTL_TRIALS_PER_TASK="2")
+    printed = place.work(HPOCTL_TASK="7_1", HPOCTL_NODE="n2")
+    assert place.counts() == {
+        TrialState.COMPLETE: 2,
+        TrialState.FAILED: 2,
+        TrialState.WAITING: 6,
+    }
+    assert "trial 4 given back, error: RuntimeError: CUDA error" in printed
+    place.work(HPOCTL_TASK="7_2", HPOCTL_NODE="n2")
+    why = "3 trials in a row failed there, and nowhere else, by error: RuntimeError: CUDA error:"
+    reasons = {worker.task: str(worker.reason) for worker in place.workers()}
+    assert reasons["7_1"].startswith(f"node n2 is avoided: {why}")
+    assert reasons["7_2"] == reasons["7_1"]
+    assert f"avoids   n2: {why}" in hpoctl("status", place.run_dir.path).stdout
+    place.work(HPOCTL_TASK="7_3", HPOCTL_NODE="n1")
+    assert place.counts() == {TrialState.COMPLETE: 8, TrialState.FAILED: 2}

@@ -10,6 +10,7 @@ import click
 from hpoctl import control, output
 from hpoctl.cli.options import formatted
 from hpoctl.output import Format
+from hpoctl.output.failures import show_failures
 from hpoctl.record import TrialState
 
 _WATCH_S = 5.0
@@ -54,10 +55,7 @@ def trials(study: str, states: tuple[str, ...], form: str) -> None:
 @formatted
 def failures(study: str, form: str) -> None:
     """Show what failed in STUDY, by class and last line, with the first traceback of each."""
-    found = control.read_failures(study)
-    output.show_failures(found, Format(form))
-    if found.groups:
-        output.suggest(f"logs {output.shell_word(found.study)} {found.groups[0].first.number}")
+    show_failures(control.read_failures(study), Format(form))
 
 
 @click.command()

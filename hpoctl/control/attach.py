@@ -39,11 +39,13 @@ def add_workers(
     opened = open_run(study)
     opened.refuse_strangers()
     repair_run(opened, note)
-    waiting = opened.summary().counts[TrialState.WAITING]
+    summary = opened.summary()
+    waiting = summary.counts[TrialState.WAITING]
     run_dir, tasks = opened.run_dir, min(workers, waiting)
     if not tasks:
         return Submitted(study=opened.run.study, run_dir=run_dir.path, submissions=(), waiting=0)
-    arrays, sweep, notes = _planned(opened, tasks, resources, instead=instead)
+    avoided = tuple(summary.bad_nodes)
+    arrays, sweep, notes = _planned(opened, tasks, resources, avoided, instead=instead)
     for array in arrays:
         script = opened.backend.script(array, sweep, run_dir)
         run_dir.script(array.name).write_text(script, encoding="utf-8")
@@ -57,7 +59,12 @@ def add_workers(
 
 
 def _planned(
-    opened: OpenRun, tasks: int, resources: Sequence[str], *, instead: bool
+    opened: OpenRun,
+    tasks: int,
+    resources: Sequence[str],
+    avoided: tuple[str, ...],
+    *,
+    instead: bool,
 ) -> tuple[tuple[JobArray, ...], Sweep, tuple[str, ...]]:
     """Arrays of so many workers, or as many as there is room for; the sweep; what to say."""
     from hpoctl import config, fit  # which are slow to load; cancel has no use for them
@@ -76,7 +83,8 @@ def _planned(
         raise BatchSystemError(f"nothing attached, as no task may be submitted: {full(caps)}")
     fitting = tasks if room is None else min(tasks, room)
     name = _next_name(opened.run_dir)
-    whole = _within_throttle(opened, JobArray(name=name, tasks=fitting), sweep.max_running)
+    array = JobArray(name=name, tasks=fitting, exclude=avoided)
+    whole = _within_throttle(opened, array, sweep.max_running)
     arrays = fit.split([whole], limits.tasks_per_array or fitting, fitting)
     if fitting == tasks:
         return arrays, sweep, ()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.control.db import DbChange, DbStatus, State
-from hpoctl.output import delays, failures, private, shapes, tables
+from hpoctl.output import delays, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import nest
@@ -24,7 +24,7 @@ from hpoctl.status import Status
 from hpoctl.words import Mode
 
 if TYPE_CHECKING:
-    from hpoctl.control import Failures, Planned, Repaired, Submitted, Why
+    from hpoctl.control import Planned, Repaired, Submitted, Why
     from hpoctl.report import Report
 
 
@@ -202,20 +202,6 @@ def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Fo
 def show_ended(status: Status) -> None:
     """`run --json`: how it ended."""
     show_json(shapes.status_shape(status))
-
-
-def show_failures(found: Failures, form: Format) -> None:
-    """`failures`: a block a class and last line; what the study concluded; the next command."""
-    if form is Format.JSON:
-        show_json(failures.failures_shape(found.groups, found.stop, found.bad_nodes))
-        return
-    if form is Format.QUIET:
-        print("\n".join(str(n) for n in sorted({n for g in found.groups for n in g.trials})))
-        return
-    if not found.groups:
-        say(f"no trial of '{found.study}' has failed")
-    orders = failures.orders_text(found.stop, found.bad_nodes)
-    print("\n\n".join(text for text in (failures.failures_text(found.groups), orders) if text))
 
 
 def show_best(best: TrialRecord, style: str, form: Format) -> None:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hpoctl.failures import FailureGroup
+from hpoctl.output import Format, say, shell_word, show_json, suggest
 from hpoctl.record import Stop
 
+if TYPE_CHECKING:
+    from hpoctl.control import Failures
+
 _NUMBERS_SHOWN = 12
+
+
+def show_failures(found: Failures, form: Format) -> None:
+    """`failures`: a block a class and last line; what the study concluded; the next command."""
+    if form is Format.JSON:
+        show_json(failures_shape(found.groups, found.stop, found.bad_nodes))
+        return
+    if form is Format.QUIET:
+        print("\n".join(str(n) for n in sorted({n for g in found.groups for n in g.trials})))
+        return
+    if not found.groups:
+        say(f"no trial of '{found.study}' has failed")
+        return
+    orders = orders_text(found.stop, found.bad_nodes)
+    print("\n\n".join(text for text in (failures_text(found.groups), orders) if text))
+    study = shell_word(found.study)
+    suggest(f"logs {study} {found.groups[0].first.number}   (once it is mended: retry {study})")
 
 
 def failures_text(groups: Sequence[FailureGroup]) -> str:

@@ -89,6 +89,9 @@ def status_text(status: Status) -> str:
         pending = sum(worker.state is TaskState.PENDING for worker in status.workers)
         leave = f": {pending} tasks that are pending leave as they start" if pending else ""
         rows.append(("budget", f"{status.spent}{leave}"))
+    if status.stopped is not None:
+        rows.append(("stopped", f"itself: {status.stopped.why}; see hpoctl failures"))
+    rows += [("avoids", f"{node}: {why}") for node, why in status.summary.bad_nodes.items()]
     rows += [("to repair", line) for line in repair_lines(status)]
     if status.silence is not None:
         rows.append((str(status.run.backend), silence_line(status)))

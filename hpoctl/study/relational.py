@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import optuna
 
-from hpoctl import hours
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
@@ -62,8 +61,7 @@ class RelationalStore(Roster):
 
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
-        self._sweep = sweep
-        super().__init__(database, Statements(database.location.kind, study_id))
+        super().__init__(database, Statements(database.location.kind, study_id), sweep)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
         self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.metrics])
@@ -356,10 +354,6 @@ class RelationalStore(Roster):
             if worker.ended_at is None and is_gone(worker.id):
                 self.check_in(written_off(worker))
         return returned
-
-    def gpu_hours(self, now: float) -> float:
-        """GPU-hours of all workers of this study up to `now`, running ones included."""
-        return hours.spent(self.workers(), now, self._sweep.lease.total_seconds())
 
     # Reading
 

@@ -6,10 +6,12 @@ import json
 import time
 from dataclasses import replace
 
+from hpoctl import hours
 from hpoctl.record import WorkerRecord
 from hpoctl.study.database import PATIENCE_S, Database
 from hpoctl.study.protocol import DRAIN_KEY, sorted_workers
 from hpoctl.study.statements import Statements
+from hpoctl.sweep import Sweep
 
 _CHECKED_IN_S = 1.0  # for so long what a worker said of itself is new enough, if only it counted on
 
@@ -17,9 +19,10 @@ _CHECKED_IN_S = 1.0  # for so long what a worker said of itself is new enough, i
 class Roster:
     """The workers of one study."""
 
-    def __init__(self, database: Database, sql: Statements) -> None:
+    def __init__(self, database: Database, sql: Statements, sweep: Sweep) -> None:
         self._database = database
         self._sql = sql
+        self._sweep = sweep
         self._said: WorkerRecord | None = None
         self._said_at = 0.0
         self._drained_at = 0.0
@@ -58,6 +61,10 @@ class Roster:
         """When workers were last asked to leave; 0.0 if never."""
         found = self._database.run(self._sql.study_attr(DRAIN_KEY))
         return float(json.loads(found[0][0])) if found else 0.0
+
+    def gpu_hours(self, now: float) -> float:
+        """GPU-hours of all workers of this study up to `now`, running ones included."""
+        return hours.spent(self.workers(), now, self._sweep.lease.total_seconds())
 
 
 def _uncounted(worker: WorkerRecord) -> WorkerRecord:

@@ -104,3 +104,44 @@ def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
 def _steps(sweep: Sweep) -> list[str]:
     reports = sweep.run_dir.trial(0) / "metrics.jsonl"
     return reports.read_text().splitlines() if reports.exists() else []
+
+
+BREAKS = """
+import os, time
+def objective(trial):
+    if os.environ["HPOCTL_NODE"] == "n2":
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    time.sleep(0.3)
+    return 1.0
+"""
+
+
+def test_a_node_that_breaks_trials_gets_no_more_of_them(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        mode="batch",
+        sampler="random",
+        trials_per_task=3,
+        objective="mine",
+        budget={"trials": 30},
+        resources={"time": "5m", "cpus": 16},  # a whole node: two of ten tasks run, eight wait
+        stop_after=0,
+    )
+    (sweep.hpoctl.folder / "mine.py").write_text(BREAKS)
+    ids = sweep.submit()
+    sweep.await_finished(27, deadline_s=200)
+    workers = sweep.summary().workers
+    assert {"n1", "n2"} == {worker.node for worker in workers}
+    on_n2 = [worker for worker in workers if worker.node == "n2"]
+    assert len(on_n2) <= 2, "tasks that waited were kept from it"
+    assert any("node n2 is avoided: 3 trials" in str(worker.reason) for worker in on_n2)
+    states = [trial.state for trial in sweep.trials()]
+    assert states.count(TrialState.FAIL) <= 5
+    assert len(ids) == 1
+    left = states.count(TrialState.WAITING)
+    assert left > 0, "what the broken node should have run"
+    attached = sweep.ask_json("workers", "add", "a-study", "-n", "1", "--cpus", "1")
+    script = (sweep.run_dir.path / f"{attached['arrays'][0]['name']}.sh").read_text()
+    assert "#SBATCH --exclude=n2" in script
+    sweep.await_finished(30)
+    assert sweep.status()["bad_nodes"].keys() == {"n2"}

@@ -50,3 +50,13 @@ def test_the_cost_is_every_start_and_every_trial_one_after_the_other(make_sweep:
     assert paid is not None
     assert paid.makespan == timedelta(hours=4, minutes=30)
     assert paid.gpu_hours == 4.5
+
+
+def test_trials_that_save_themselves_may_be_longer_than_a_walltime(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(
+        2,
+        checkpoints=True,
+        estimate={"trial": "3h", "startup": "8m"},
+        resources={"time": "1h", "warning": "2m"},  # 50 minutes of each are of use
+    )
+    assert len(sequential.plan(sweep).arrays) == 8

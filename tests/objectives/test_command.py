@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpoctl.failures import TrialFailed
 from hpoctl.objectives import command
-from hpoctl.trial import Outcome, Pruned
+from hpoctl.trial import Checkpointed, Outcome, Pruned
 
 from .conftest import FakeTrial, MakeTrial
 
@@ -86,6 +88,7 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
     lines = (trial.dir / "env").read_text().splitlines()
     env = dict(line.split("=", 1) for line in lines if line.startswith("HPOCTL_"))
     assert env.pop("HPOCTL_SOCKET").endswith("/tell")
+    assert env.pop("HPOCTL_CHECKPOINT").endswith("/checkpoint")
     assert {key: value for key, value in env.items() if key != "HPOCTL_TASK"} == {
         "HPOCTL_PARAM_TRAINING_LR": "1e-05",
         "HPOCTL_PARAM_TRAINING_NAME": "ad am",
@@ -96,6 +99,7 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
         "HPOCTL_TRIAL": "0",
         "HPOCTL_TRIAL_DIR": str(trial.dir),
         "HPOCTL_SEED": "1",
+        "HPOCTL_ATTEMPT": "1",
     }
 
 
@@ -232,3 +236,29 @@ def test_two_trials_after_each_other_have_a_socket_of_their_own(
     one, other = (tmp_path / "sockets").read_text().split()
     assert one != other
     assert not Path(one).exists() and not Path(one).parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "said"),
+    [
+        ("echo 'torch.OutOfMemoryError: CUDA out of memory.' >&2; exit 1", "cuda_oom", "CUDA out"),
+        ("echo 'ModuleNotFoundError: No module' >&2; exit 1", "import", "No module"),
+        ("echo hello; exit 3", "error", "left with exit code 3 (hello): see log.txt"),
+        ("exit 3", "error", "left with exit code 3: see log.txt"),
+    ],
+)
+def test_a_programs_last_words_say_what_it_died_of(
+    trial: FakeTrial, script: str, cause: str, said: str
+) -> None:
+    with pytest.raises(TrialFailed, match=re.escape(said)) as failed:
+        sh(trial, f"exec >>'{trial.dir}/log.txt' 2>&1; {script}")
+    assert failed.value.cause == cause
+
+
+def test_exit_code_75_is_a_checkpoint_only_for_a_trial_that_was_asked(trial: FakeTrial) -> None:
+    with pytest.raises(TrialFailed, match="left with exit code 75"):
+        sh(trial, "exit 75")
+    trial.ends = True
+    wait = 'while [ ! -e "$HPOCTL_CHECKPOINT" ]; do sleep 0.05; done; exit 75'
+    with pytest.raises(Checkpointed):
+        sh(trial, wait)

@@ -61,7 +61,26 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
     if gpus := resources.gpus.count:
         kind = f"{resources.gpus.type}:" if resources.gpus.type else ""
         options.append(f"--gres=gpu:{kind}{gpus}")
+    if array.exclude:  # after the sweep's own: of two, the later one counts
+        nodes = ",".join([*_excluded(sweep), *array.exclude])
+        return [*options, *resources.sbatch, f"--exclude={nodes}"]
     return [*options, *resources.sbatch]
+
+
+def _excluded(sweep: Sweep) -> list[str]:
+    """The nodes that the sweep's own flags exclude."""
+    flag = "--exclude="
+    return [f.removeprefix(flag) for f in sweep.resources.sbatch if f.startswith(flag)][-1:]
+
+
+def exclude(ids: Sequence[str], nodes: Sequence[str], sweep: Sweep) -> None:
+    """Keeps what of these arrays has not started yet from some nodes. Raises BatchSystemError."""
+    listed = ",".join([*_excluded(sweep), *nodes])
+    pending = ["squeue", "--noheader", f"--jobs={','.join(ids)}", "--states=PENDING"]
+    waiting = ask([*pending, "--format=%i"]).split()
+    for task in waiting:  # one line for all tasks of an array that wait: 12_[4-7%2]
+        job = task.partition("_")[0] if "[" in task else task
+        ask(["scontrol", "update", f"JobId={job}", f"ExcNodeList={listed}"])
 
 
 def _literal(path: Path) -> str:

@@ -203,6 +203,6 @@ def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:
 
 def why(ids: Sequence[str]) -> tuple[Delay, ...]:
     """Why tasks of these arrays wait. Raises BatchSystemError."""
-    from hpoctl.backends.slurm.why import read
+    from hpoctl.backends.slurm.reasons import read
 
     return read(ids)

@@ -322,6 +322,8 @@ def _next(status: Status) -> str:
         workers = min(status.waiting + running, 4)
         logs = _relative(status.run_dir / "logs")
         return f"workers add {study} -n {workers}   (trials are left, but no worker; see {logs})"
+    if (status.waiting or running) and status.held:
+        return f"why {study}"
     if status.waiting or running:
         return f"status {study} --watch"
     return f"report {study}"

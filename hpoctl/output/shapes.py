@@ -35,6 +35,7 @@ def status_shape(status: Status) -> dict[str, object]:
         and {"number": best.number, "values": best.values, "params": dict(best.params)},
         "workers": [worker_shape(worker) for worker in status.workers],
         "eta_s": status.eta_s,
+        "unsubmitted": status.unsubmitted,
         "lost": status.lost,
         "undelivered": status.undelivered,
         "batch_system": {"age_s": status.age_s, "silence": status.silence},

@@ -11,11 +11,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.control.db import DbChange, DbStatus, State
+from hpoctl.finding import Finding, Level
 from hpoctl.output import delays, failures, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
@@ -186,6 +188,16 @@ def show_why(why: Why, form: Format) -> None:
         print("\n".join(delay.reason for delay in why.delays))
     else:
         print(delays.why_text(why))
+
+
+def show_findings(found: Sequence[Finding], form: Format) -> None:
+    """`doctor`: a line a finding, with the way out below it."""
+    if form is Format.JSON:
+        show_json([asdict(finding) for finding in found])
+    elif form is Format.QUIET:
+        print("\n".join(f.what for f in found if f.level is not Level.OK))
+    else:
+        print("\n".join(delays.finding_lines(found)))
 
 
 def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Format) -> None:

@@ -60,7 +60,8 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
             options.append(f"--{flag}={value}")
     if gpus := resources.gpus.count:
         kind = f"{resources.gpus.type}:" if resources.gpus.type else ""
-        options.append(f"--gres=gpu:{kind}{gpus}")
+        prefix = "gpu:" if resources.gpu_flag == "gres" else ""
+        options.append(f"--{resources.gpu_flag}={prefix}{kind}{gpus}")
     return [*options, *resources.sbatch]
 
 

@@ -98,7 +98,8 @@ def hand_over(
             )
             run_dir.append(submission)
             accepted[array.name] = submission
-            room = None if room is None else room - array.tasks
+            if room is not None and id_ is None:  # one that was found is counted already
+                room -= array.tasks
     return tuple(submission for array, submission in accepted.items() if array in names)
 
 

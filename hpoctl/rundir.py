@@ -266,6 +266,11 @@ def _index(environ: Mapping[str, str]) -> Path:
     return Path(state) / "hpoctl" / "runs"
 
 
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Where this user's list of runs is."""
+    return _index(environ).parent
+
+
 def remember(run_dir: RunDir, environ: Mapping[str, str]) -> None:
     """Lists the run directory, so that its study is found by name from any folder."""
     index = _index(environ)

@@ -53,7 +53,7 @@ class Status:
 
     `lost` are trials that run in the study's eyes, but whose worker is gone; `undelivered` counts
     the results that the study has not got. The batch system's words are `age_s` old, None without
-    any; where it does not answer, `silence` says why.
+    any; where it does not answer, `silence` says why. Workers submit the `unsubmitted` tasks.
     """
 
     run: Run
@@ -68,6 +68,16 @@ class Status:
     undelivered: int = 0
     silence: str | None = None
     age_s: int | None = None
+    unsubmitted: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether tasks wait for something that is not of this plan."""
+        planned = (None, "Dependency", "JobArrayTaskLimit")
+        return any(
+            worker.state is TaskState.PENDING and worker.reason not in planned
+            for worker in self.workers
+        )
 
     @property
     def waiting(self) -> int:

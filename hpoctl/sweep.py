@@ -127,6 +127,7 @@ class Resources(_Values):
     account: Word | None = None
     qos: Word | None = None
     gpus: Annotated[Gpus, BeforeValidator(_parse_gpus)] = Gpus(count=0)
+    gpu_flag: Literal["gres", "gpus", "gpus-per-node", "gpus-per-task"] = "gres"
     cpus: Positive = 1
     mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
     time: Duration = timedelta(hours=1)

@@ -11,7 +11,7 @@ from hpoctl import output
 from hpoctl.cli.db import db
 from hpoctl.cli.inside import tell, worker
 from hpoctl.cli.queue import extend, retry
-from hpoctl.cli.site import why
+from hpoctl.cli.site import doctor, why
 from hpoctl.cli.studies import best, cancel, failures, logs, report, status, trials
 from hpoctl.cli.sweeps import check, init, plan, run, submit
 from hpoctl.cli.workers import workers
@@ -63,5 +63,5 @@ def cli() -> None:
 
 for command in (init, check, plan, submit, run, workers, status, trials, logs, best, report):
     cli.add_command(command)
-for command in (failures, retry, extend, cancel, db, tell, why, worker):
+for command in (failures, retry, extend, cancel, db, doctor, tell, why, worker):
     cli.add_command(command)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from hpoctl import control, output
 from hpoctl.cli.options import formatted
+from hpoctl.errors import BatchSystemError
+from hpoctl.finding import Level
 from hpoctl.output import Format
 
 
@@ -15,3 +19,14 @@ from hpoctl.output import Format
 def why(study: str, form: str) -> None:
     """Say why tasks of STUDY wait, and what would let them start."""
     output.show_why(control.read_why(study), Format(form))
+
+
+@click.command()
+@click.option("--job", is_flag=True, help="Also run a tiny job on a compute node; waits for it.")
+@formatted
+def doctor(job: bool, form: str) -> None:
+    """Look this site over and say what will not work, and the way out."""
+    found = control.examine(job=job)
+    output.show_findings(found, Format(form))
+    if any(finding.level is Level.FAILS for finding in found):
+        sys.exit(BatchSystemError.exit_code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
+    from hpoctl.control.doctor import examine
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
@@ -43,6 +44,7 @@ _HOMES = {
         "read_trials",
         "write_report",
     ),
+    "doctor": ("examine",),
     "reasons": ("Why", "read_why"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
@@ -71,6 +73,7 @@ __all__ = [
     "check_ended",
     "compare",
     "drain_workers",
+    "examine",
     "extend",
     "init",
     "plan",

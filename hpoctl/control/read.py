@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl import failures, hours, status
+from hpoctl.arrays import left
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import BatchSystemError, StudyError
 from hpoctl.failures import FailureGroup
@@ -46,6 +47,7 @@ def read_status(study: str, *, accounting: bool = False) -> Status:
         undelivered=opened.run_dir.undelivered(),
         silence=look.silence,
         age_s=round(now - look.asked_at) if look.asked_at else None,
+        unsubmitted=sum(array.tasks for array in left(opened.run, opened.run_dir)),
     )
 
 

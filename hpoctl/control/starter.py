@@ -5,16 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpoctl.assets import asset
+from hpoctl.backends.slurm.profile import profile
 from hpoctl.errors import ConfigError
+
+_BLANK = """\
+  # partition: gpu
+  # account: my-project
+  # gpus: 1              # or A100:1"""
 
 
 def init(folder: Path) -> tuple[Path, ...]:
-    """Writes a starter sweep and its objective; never over a file. Raises ConfigError."""
+    """Writes a starter sweep and its objective; never over a file. Raises ConfigError.
+
+    What the cluster says of itself stands in the sweep: partition, account, GPUs.
+    """
     starters = [entry for entry in asset("templates/starter").iterdir() if entry.is_file()]
     for starter in starters:
         if (folder / starter.name).exists():
             raise ConfigError(f"{folder / starter.name} is there already: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for starter in starters:
-        (folder / starter.name).write_text(starter.read_text(encoding="utf-8"), encoding="utf-8")
+        text = starter.read_text(encoding="utf-8")
+        if starter.name == "sweep.yaml":
+            text = text.replace(_BLANK, "\n".join(profile()) or _BLANK)
+        (folder / starter.name).write_text(text, encoding="utf-8")
     return tuple(sorted(folder / starter.name for starter in starters))

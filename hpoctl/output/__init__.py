@@ -11,11 +11,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.control.db import DbChange, DbStatus, State
+from hpoctl.finding import Finding, Level
 from hpoctl.output import delays, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
@@ -188,6 +190,16 @@ def show_why(why: Why, form: Format) -> None:
         print(delays.why_text(why))
 
 
+def show_findings(found: Sequence[Finding], form: Format) -> None:
+    """`doctor`: a line a finding, with the way out below it."""
+    if form is Format.JSON:
+        show_json([asdict(finding) for finding in found])
+    elif form is Format.QUIET:
+        print("\n".join(f.what for f in found if f.level is not Level.OK))
+    else:
+        print("\n".join(delays.finding_lines(found)))
+
+
 def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Format) -> None:
     """`trials`: one line a trial."""
     if form is Format.JSON:
@@ -308,6 +320,8 @@ def _next(status: Status) -> str:
         workers = min(status.waiting + running, 4)
         logs = _relative(status.run_dir / "logs")
         return f"workers add {study} -n {workers}   (trials are left, but no worker; see {logs})"
+    if (status.waiting or running) and status.held:
+        return f"why {study}"
     if status.waiting or running:
         return f"status {study} --watch"
     return f"report {study}"

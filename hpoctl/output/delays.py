@@ -1,12 +1,13 @@
-"""The results of `why`: delays as paragraphs and as JSON."""
+"""The results of `why` and `doctor`: delays as paragraphs and as JSON, findings as lines."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hpoctl.delay import Change, Delay
+from hpoctl.finding import Finding
 
 if TYPE_CHECKING:
     from hpoctl.control import Why
@@ -75,3 +76,12 @@ def why_shape(why: Why) -> dict[str, object]:
             for delay in why.delays
         ],
     }
+
+
+def finding_lines(found: Sequence[Finding]) -> Iterator[str]:
+    """Each with its level first, so that a glance down the margin is enough."""
+    width = max(len(finding.what) for finding in found)
+    for finding in found:
+        yield f"{finding.level:8}{finding.what:{width}}  {finding.text}"
+        if finding.way:
+            yield f"{'':{8 + width}}  -> {finding.way}"

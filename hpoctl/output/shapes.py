@@ -37,6 +37,7 @@ def status_shape(status: Status) -> dict[str, object]:
         "eta_s": status.eta_s,
         "stopped": status.stopped and {"at": status.stopped.at, "why": status.stopped.why},
         "bad_nodes": dict(status.summary.bad_nodes),
+        "unsubmitted": status.unsubmitted,
         "lost": status.lost,
         "undelivered": status.undelivered,
         "batch_system": {"age_s": status.age_s, "silence": status.silence},

@@ -95,6 +95,9 @@ def status_text(status: Status) -> str:
     rows += [("to repair", line) for line in repair_lines(status)]
     if status.silence is not None:
         rows.append((str(status.run.backend), silence_line(status)))
+    if status.unsubmitted and status.waiting:
+        follow = "follow as others end" if status.live_workers else "are not submitted"
+        rows.append(("tasks", f"{status.unsubmitted:,} {follow}"))
     if status.eta_s:
         rows.append(("left", f"about {duration(timedelta(seconds=status.eta_s))}"))
     workers = ["", workers_text(status.workers)] if status.workers else []

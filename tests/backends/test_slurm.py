@@ -213,3 +213,32 @@ def test_an_array_whose_submitter_died_is_found_by_its_script(fake_program: Fake
     assert slurm.find(Path("/r/round-3.sh")) is None
     fake_program("squeue", "true")
     assert slurm.find(Path("/r/round-1.sh")) is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("gres", "--gres=gpu:a100:2"),
+        ("gpus", "--gpus=a100:2"),
+        ("gpus-per-node", "--gpus-per-node=a100:2"),
+        ("gpus-per-task", "--gpus-per-task=a100:2"),
+    ],
+)
+def test_gpus_are_asked_for_in_the_sites_dialect(run_dir: RunDir, flag: str, said: str) -> None:
+    sweep = make_sweep(resources={"gpus": "a100:2", "gpu_flag": flag})
+    assert said in options(slurm.script(ARRAY, sweep, run_dir))
+
+
+def test_a_task_that_submits_another_does_not_give_it_its_name(
+    fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "HPOCTL_TASK", "HPOCTL_NODE", "HPOCTL_STORAGE"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/a:/b:/a")
+    fake_program("sbatch", f"env > {tmp_path}/env; echo 1")
+    slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=())
+    lines = (tmp_path / "env").read_text().splitlines()
+    names = {line.partition("=")[0] for line in lines}
+    assert not names & {"SLURM_JOB_ID", "HPOCTL_TASK", "HPOCTL_NODE"}
+    assert "HPOCTL_STORAGE" in names
+    assert "LD_LIBRARY_PATH=/a:/b" in lines

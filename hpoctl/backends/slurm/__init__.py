@@ -60,7 +60,8 @@ def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
             options.append(f"--{flag}={value}")
     if gpus := resources.gpus.count:
         kind = f"{resources.gpus.type}:" if resources.gpus.type else ""
-        options.append(f"--gres=gpu:{kind}{gpus}")
+        prefix = "gpu:" if resources.gpu_flag == "gres" else ""
+        options.append(f"--{resources.gpu_flag}={prefix}{kind}{gpus}")
     if array.exclude:  # after the sweep's own: of two, the later one counts
         nodes = ",".join([*_excluded(sweep), *array.exclude])
         return [*options, *resources.sbatch, f"--exclude={nodes}"]
@@ -222,6 +223,6 @@ def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:
 
 def why(ids: Sequence[str]) -> tuple[Delay, ...]:
     """Why tasks of these arrays wait. Raises BatchSystemError."""
-    from hpoctl.backends.slurm.why import read
+    from hpoctl.backends.slurm.reasons import read
 
     return read(ids)

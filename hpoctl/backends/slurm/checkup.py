@@ -1,0 +1,153 @@
+"""Looks a cluster over as an ordinary user: what `hpoctl doctor` says of Slurm."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from shlex import quote
+
+from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm.ask import ask
+from hpoctl.errors import BatchSystemError
+from hpoctl.finding import Finding, fails, ok, warning
+from hpoctl.fit import allowance, span
+from hpoctl.limits import Demand, Limits, Measure, caps
+
+_NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+_BETTER = {"sacctmgr": "limits are not known", "sacct": "the GPU-hours of killed jobs are guessed"}
+_JOB_S = 120.0
+_POLL_S = 1.0
+
+
+def look_over() -> Iterator[Finding]:
+    """Commands, the controller, accounting, this user's accounts, partitions, limits."""
+    missing = [name for name in _NEEDED if shutil.which(name) is None]
+    if missing:
+        way = "run this on the login node, or use backend: local"
+        yield fails("commands", f"no {', '.join(missing)} on this machine", way)
+        return
+    yield ok("commands", ", ".join(_NEEDED))
+    for name, loss in _BETTER.items():
+        if shutil.which(name) is None:
+            yield warning(name, f"is not on this machine: {loss}", "nothing has to be done")
+    asked_at = time.monotonic()
+    try:
+        ask(["scontrol", "show", "config"], timeout_s=site.TIMEOUT_S)
+    except BatchSystemError as wrong:
+        yield fails("controller", str(wrong), "ask your administrators, or try again later")
+        return
+    took_ms = (time.monotonic() - asked_at) * 1000
+    limits = site.read()
+    yield ok("controller", f"Slurm {limits.version} answers in {took_ms:.0f} ms")
+    yield from _accounts(limits)
+    yield from _partitions(limits)
+    yield from _sizes(limits)
+
+
+def _accounts(limits: Limits) -> Iterator[Finding]:
+    if not limits.accounts and not limits.qos:
+        yield warning("accounting", "sacctmgr tells nothing: limits are not known", "none needed")
+        return
+    yield ok("accounting", f"{len(limits.accounts)} accounts, {len(limits.qos)} QOS")
+    own = sorted({row.account for row in limits.associations})
+    if not own and "associations" in limits.enforced:
+        yield fails("account", "you have none on this cluster", "ask your administrators for one")
+    elif limits.default_account is None and len(own) > 1:
+        yield warning("account", f"none is the default: {', '.join(own)}", "give resources.account")
+    elif own:
+        yield ok("account", f"{limits.default_account or own[0]} of {', '.join(own)}")
+
+
+def _partitions(limits: Limits) -> Iterator[Finding]:
+    for partition in limits.partitions:
+        nodes = [node for node in limits.nodes if node.partition == partition.name]
+        gpus = sorted({f"{n} {kind or 'GPU'}" for node in nodes for kind, n in node.gpus.items()})
+        count = sum(node.count for node in nodes)
+        longest = span(partition.max_minutes) if partition.max_minutes else "any time"
+        text = f"{count} nodes, {' or '.join(gpus) or 'no GPUs'} each, up to {longest}"
+        if partition.up:
+            yield ok(f"partition {partition.name}", text)
+        else:
+            way = "use another partition"
+            yield warning(f"partition {partition.name}", f"{text}; it is down", way)
+    if limits.nodes and not any(node.gpus for node in limits.nodes):
+        yield warning("GPUs", "no node of this cluster has one", "ask for none: gpus: 0")
+
+
+def _sizes(limits: Limits) -> Iterator[Finding]:
+    if limits.tasks_per_array is not None:
+        yield ok("MaxArraySize", f"{limits.tasks_per_array}: larger arrays are split")
+    for cap in caps(limits, _anything(limits), None):
+        if cap.measure is Measure.SUBMITTED and cap.value == 1:
+            way = "use mode: sequential, or 'hpoctl submit' again after each job"
+            yield warning(cap.name, allowance(cap), way)
+        elif cap.shared:
+            yield ok(cap.name, allowance(cap))
+
+
+def _anything(limits: Limits) -> Demand:
+    """A worker of this user's defaults."""
+    return Demand(
+        partitions=(),
+        account=limits.default_account,
+        qos=None,
+        cpus=1,
+        mem_mb=None,
+        gpus=0,
+        gpu_type=None,
+        time=timedelta(minutes=1),
+    )
+
+
+def try_a_job(folder: Path) -> Iterator[Finding]:
+    """Runs a job that looks at this folder and this Python from a compute node."""
+    place = Path(tempfile.mkdtemp(prefix=".hpoctl-doctor-", dir=folder))
+    script, said = place / "job.sh", place / "said"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --job-name=hpoctl-doctor\n#SBATCH --time=2\n"
+        f"#SBATCH --output={place}/log\n"
+        f"{quote(sys.executable)} -c 'import hpoctl' && echo python >>{quote(str(said))}\n"
+        f"squeue --me >/dev/null && echo slurm >>{quote(str(said))}\n"
+        f"echo end >>{quote(str(said))}\n"
+    )
+    try:
+        yield from _outcome(script, said)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _outcome(script: Path, said: Path) -> Iterator[Finding]:
+    try:
+        id_ = ask(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
+    except BatchSystemError as wrong:
+        yield fails("job", str(wrong), "export SBATCH_ACCOUNT or SBATCH_PARTITION")
+        return
+    deadline = time.monotonic() + _JOB_S
+    while time.monotonic() < deadline and not (said.exists() and "end" in said.read_text()):
+        time.sleep(_POLL_S)
+    words = said.read_text().split() if said.exists() else []
+    if not words:
+        state = ask(["squeue", "--noheader", f"--jobs={id_}", "--format=%T %r"]).strip()
+        ask(["scancel", id_])
+        if state.startswith("PENDING"):
+            yield warning("job", f"did not start in {_JOB_S:.0f} s ({state})", "try again later")
+        else:
+            way = "submit from a folder that all nodes share, such as your project's"
+            yield fails("job", f"a compute node did not write to {script.parent.parent}", way)
+        return
+    yield ok("shared folder", f"a compute node writes to {script.parent.parent}")
+    if "python" in words:
+        yield ok("python", f"a compute node runs {sys.executable} with hpoctl")
+    else:
+        way = "give resources.setup the lines that make it run, or resources.python another one"
+        yield fails("python", f"a compute node cannot run hpoctl by {sys.executable}", way)
+    if "slurm" in words:
+        yield ok("squeue there", "compute nodes reach Slurm")
+    else:
+        way = "workers cannot feed in further jobs or look after each other by Slurm's word"
+        yield warning("squeue there", "compute nodes do not reach Slurm", way)

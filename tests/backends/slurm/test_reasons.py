@@ -1,0 +1,217 @@
+# ruff: noqa: E501 - a queue stands as it comes
+"""Reasons in words: captured queues, a site's limits, and the arithmetic of the advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from hpoctl.backends.slurm import jobs, reasons
+from hpoctl.backends.slurm.jobs import Job
+from hpoctl.delay import Delay
+from hpoctl.limits import Account, Association, Cap, Limits, Measure, Nodes, Partition, Qos
+
+# captured from Slurm 22.05.8
+QUEUE = """\
+124|PENDING|root|sub|normal|gpu|2:00:00|2:00:00|N/A|cpu=1,mem=100M,node=1,billing=1,gres/gpu=1|AssocGrpGRESRunMinutes|
+124|RUNNING|root|sub|normal|gpu|2:00:00|1:59:57|1790000000|cpu=1,mem=100M,node=1,billing=1,gres/gpu=1|None|
+125|PENDING|root|lab|normal|gpu|1-00:00:00|1-00:00:00|2026-01-02T00:00:00|cpu=4,mem=2G,node=1,billing=4|ReqNodeNotAvail, UnavailableNodes:n[1-2]|
+"""
+
+PENDING = jobs.parse(QUEUE)[0]
+RUNNING = replace(PENDING, running=True, minutes_left=120, reason="None", array="124")
+
+
+def test_a_queue_is_read_with_what_its_jobs_ask_for() -> None:
+    waiting, running, unavailable = jobs.parse(QUEUE)
+    assert waiting == Job(
+        array="124",
+        running=False,
+        user="root",
+        account="sub",
+        qos="normal",
+        partition="gpu",
+        minutes=120,
+        minutes_left=120,
+        start=None,
+        needs={"cpu": 1, "mem": 100, "node": 1, "billing": 1, "gres/gpu": 1},
+        reason="AssocGrpGRESRunMinutes",
+    )
+    assert (running.running, running.minutes, running.minutes_left) == (True, 120, 120)
+    assert unavailable.reason == "ReqNodeNotAvail, UnavailableNodes:n[1-2]"
+    assert unavailable.start == "2026-01-02T00:00:00"
+
+
+def cap(name: str, measure: Measure, value: int, resource: str = "", qos: str | None = None) -> Cap:
+    holder = f"QOS {qos}" if qos else "account big"
+    return Cap(
+        name=name,
+        holder=holder,
+        measure=measure,
+        value=value,
+        resource=resource,
+        accounts=() if qos else ("big", "sub"),
+        qos=qos,
+    )
+
+
+def site(*caps: Cap) -> Limits:
+    """A cluster on which these limits hold for account sub, below big, under QOS normal."""
+    return Limits(
+        enforced=frozenset({"limits"}),
+        partitions=(Partition(name="gpu", max_minutes=1440), Partition(name="spare")),
+        nodes=(
+            Nodes(partition="gpu", count=2, cpus=16, mem_mb=1, gpus={"a100": 4}, state="mixed"),
+            Nodes(partition="spare", count=3, cpus=16, mem_mb=1, gpus={"t4": 2}, state="idle"),
+        ),
+        associations=(Association(account="sub", qos=("normal",)),),
+        accounts=(
+            Account(name="big", caps=tuple(c for c in caps if c.qos is None)),
+            Account(name="sub", parent="big"),
+        ),
+        qos=(Qos(name="normal", caps=tuple(c for c in caps if c.qos is not None)),),
+    )
+
+
+def explain(
+    reason: str, limits: Limits, *, waiting: int = 15, running: int = 5, others: Sequence[Job] = ()
+) -> Delay:
+    queue = [replace(PENDING, reason=reason)] * waiting + [RUNNING] * running
+    counted = [RUNNING] * running + list(others)
+    (delay,) = reasons.explain(queue, limits, lambda limit: counted)
+    assert (delay.reason, delay.tasks, delay.arrays) == (reason, waiting, ("124",))
+    return delay
+
+
+RUN_MINUTES = cap("GrpTRESRunMins", Measure.MINUTES, 600, "gres/gpu")
+
+
+def test_running_minutes_of_an_account_name_the_walltime_with_which_all_run() -> None:
+    delay = explain("AssocGrpGRESRunMinutes", site(RUN_MINUTES))
+    assert delay.text == (
+        "15 workers x 2h x 1 GPU ask for 1,800 GPU-minutes; account big may have 600 GPU-minutes"
+        " running (GrpTRESRunMins), and 600 are taken"
+    )
+    (change,) = delay.changes
+    assert change.effect == "with --time 30m all 20 run at once, when those that run have left"
+    assert change.flags == ("-n", "20", "--time", "30m", "--instead")
+    assert change.drain
+
+
+def test_what_others_of_the_account_use_leaves_less() -> None:
+    other = replace(RUNNING, array="7", user="eve", minutes_left=200)
+    delay = explain("AssocGrpGRESRunMinutes", site(RUN_MINUTES), running=2, others=[other])
+    assert delay.text.endswith("and 440 are taken (240 by this study)")
+    now, then = delay.changes
+    assert now.effect == "with --time 10m all 15 start now"  # 160 free / 15
+    assert then.effect.startswith("with --time 23m all 17")  # (600 - 200) / 17
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit"),
+    [
+        ("AssocGrpBillingRunMinutes", cap("GrpTRESRunMins", Measure.MINUTES, 600, "billing")),
+        ("AssocGrpCPURunMinutesLimit", cap("GrpTRESRunMins", Measure.MINUTES, 600, "cpu")),
+        ("AssocGrpMemRunMinutes", cap("GrpTRESRunMins", Measure.MINUTES, 60000, "mem")),
+        ("QOSGrpGRESRunMinutes", cap("GrpTRESRunMins", Measure.MINUTES, 600, "gres/gpu", "normal")),
+        ("QOSGrpCPURunMinutesLimit", cap("GrpTRESRunMins", Measure.MINUTES, 600, "cpu", "normal")),
+    ],
+)
+def test_running_minutes_of_every_kind_are_understood(reason: str, limit: Cap) -> None:
+    delay = explain(reason, site(limit))
+    assert delay.changes[-1].flags == ("-n", "20", "--time", "30m", "--instead")
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit", "said"),
+    [
+        (
+            "AssocGrpGRES",
+            cap("GrpTRES", Measure.RESOURCES, 5, "gres/gpu"),
+            "ask for 15 GPU; account big may use 5 GPU at once (GrpTRES), and 5 are taken",
+        ),
+        (
+            "AssocGrpCpuLimit",
+            cap("GrpTRES", Measure.RESOURCES, 5, "cpu"),
+            "ask for 15 CPU; account big may use 5 CPU at once (GrpTRES), and 5 are taken",
+        ),
+        (
+            "QOSMaxGRESPerUser",
+            cap("MaxTRESPU", Measure.RESOURCES, 5, "gres/gpu", "normal"),
+            "ask for 15 GPU; QOS normal may use 5 GPU at once (MaxTRESPU), and 5 are taken",
+        ),
+        (
+            "QOSMaxJobsPerUserLimit",
+            cap("MaxJobsPU", Measure.JOBS, 5, "", "normal"),
+            "ask for 15 places; QOS normal may run 5 tasks at once (MaxJobsPU), and 5 are taken",
+        ),
+        (
+            "AssocMaxJobsLimit",
+            cap("MaxJobs", Measure.JOBS, 5),
+            "ask for 15 places; account big may run 5 tasks at once (MaxJobs), and 5 are taken",
+        ),
+    ],
+)
+def test_limits_on_what_runs_at_once_show_what_is_taken(reason: str, limit: Cap, said: str) -> None:
+    assert explain(reason, site(limit)).text == f"15 workers x 2h x 1 GPU {said}"
+
+
+def test_a_task_that_alone_passes_a_limit_never_starts_but_a_shorter_one_does() -> None:
+    delay = explain("AssocGrpGRESRunMinutes", site(replace(RUN_MINUTES, value=100)), running=0)
+    assert delay.never
+    assert delay.changes[0].flags == ("-n", "15", "--time", "1h40m", "--instead")
+
+
+def test_a_walltime_over_the_partitions_never_starts_but_its_longest_does() -> None:
+    delay = explain(
+        "PartitionTimeLimit", replace(site(), partitions=(Partition(name="gpu", max_minutes=60),))
+    )
+    assert delay.never
+    assert "partition gpu allows a task 1h (MaxTime)" in delay.text
+    assert delay.changes[0].flags == ("-n", "15", "--time", "1h", "--instead")
+
+
+def test_busy_nodes_are_counted_and_a_partition_with_idle_ones_is_named() -> None:
+    delay = explain("Resources", site())
+    assert delay.text == "the nodes that these need are busy (nodes of partition gpu: 2 mixed)"
+    assert delay.changes[0].flags == ("-n", "15", "--partition", "spare", "--instead")
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("Priority", "other jobs come before"),
+        ("Dependency", "earlier array"),
+        ("BeginTime", "Slurm waits"),
+        ("JobArrayTaskLimit", "max_running"),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", "(n[1-2])"),
+        ("PartitionDown", "down, drained or reserved"),
+        ("AssocGrpGRESMinutes", "used up"),
+        ("QOSGrpCPUMinutesLimit", "used up"),
+        ("FedJobLock", "https://slurm.schedmd.com/job_reason_codes.html"),
+    ],
+)
+def test_every_other_reason_has_its_words_and_an_unknown_one_a_page(reason: str, word: str) -> None:
+    delay = explain(reason, site())
+    assert word in delay.text
+    assert not delay.never
+
+
+@pytest.mark.parametrize(
+    "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue"]
+)
+def test_held_tasks_are_let_go_by_their_ids(reason: str) -> None:
+    (change,) = explain(reason, site()).changes
+    assert change.effect == "'scontrol release 124' lets them go"
+
+
+def test_a_dependency_that_cannot_come_is_replaced() -> None:
+    delay = explain("DependencyNeverSatisfied", site())
+    assert delay.never
+    assert delay.changes[0].flags == ("-n", "15", "--instead")
+
+
+def test_nothing_that_waits_is_no_delay() -> None:
+    assert reasons.explain([RUNNING], site(), lambda limit: ()) == ()

@@ -1,0 +1,62 @@
+"""`doctor` and `init` on a real Slurm, and where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conftest import Hpoctl
+from servers import Slurm
+
+
+def found(hpoctl: Hpoctl, *flags: str, code: int = 0) -> dict[str, dict[str, Any]]:
+    answer = hpoctl("doctor", "--json", *flags, code=code, timeout_s=170).stdout
+    return {finding["what"]: finding for finding in json.loads(answer)}
+
+
+def test_a_good_site_is_ok_from_the_commands_to_a_job(hpoctl: Hpoctl, slurm: Slurm) -> None:
+    hpoctl.env.update(slurm.env)
+    findings = found(hpoctl, "--job")
+    assert {finding["level"] for finding in findings.values()} == {"ok"}
+    assert findings["partition gpu"]["text"] == "2 nodes, 4 a100 each, up to 1d"
+    assert "hpoctl" in findings["python"]["text"]
+    assert list(hpoctl.folder.glob(".hpoctl-doctor-*")) == []
+
+
+def test_what_fails_is_code_3_with_a_way_out_and_no_password(hpoctl: Hpoctl, slurm: Slurm) -> None:
+    hpoctl.env.update(slurm.env)
+    hpoctl.env["HPOCTL_STORAGE"] = "postgresql://ada:s3cret-canary@127.0.0.1:1/none"
+    (hpoctl.folder / ".pgpass").write_text("*:*:*:*:s3cret-canary\n")
+    (hpoctl.folder / ".pgpass").chmod(0o644)
+    done = hpoctl("doctor", code=3)
+    assert "s3cret" not in done.stdout + done.stderr
+    findings = found(hpoctl, code=3)
+    assert {what for what, f in findings.items() if f["level"] == "fails"} == {
+        "storage",
+        "~/.pgpass",
+    }
+    assert findings["~/.pgpass"]["way"] == "chmod 600 ~/.pgpass"
+
+
+def test_a_database_is_measured(hpoctl: Hpoctl, slurm: Slurm, database_url: str) -> None:
+    hpoctl.env.update({**slurm.env, "HPOCTL_STORAGE": database_url})
+    assert "ms a trip" in found(hpoctl)["storage"]["text"]
+
+
+def test_without_slurm_the_way_out_is_the_local_backend(hpoctl: Hpoctl, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    hpoctl.env["PATH"] = str(tmp_path / "bin")
+    findings = found(hpoctl, code=3)
+    assert "sbatch" in findings["commands"]["text"]
+    assert findings["commands"]["way"].endswith("backend: local")
+
+
+def test_init_writes_what_the_cluster_says_and_check_takes_it(hpoctl: Hpoctl, slurm: Slurm) -> None:
+    hpoctl.env.update(slurm.env)
+    hpoctl("init", ".")
+    text = (hpoctl.folder / "sweep.yaml").read_text()
+    assert "  partition: gpu   # up to 1d; there are gpu, short\n" in text
+    assert "  account: lab   #" in text
+    assert "  gpus: a100:1   #" in text
+    hpoctl("check", "sweep.yaml")

@@ -73,7 +73,9 @@ class Event:
 # A trial's death is weather here, as often as it dies. What hpoctl does not know is left out.
 WEATHER = {
     "max_losses": 1000,
-    "on": dict.fromkeys(("host_oom", "timeout", "preempted", "node_fail", "lost"), "requeue"),
+    "on": dict.fromkeys(
+        ("host_oom", "timeout", "preempted", "node_fail", "lost", "error"), "requeue"
+    ),
 }
 
 

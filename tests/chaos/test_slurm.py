@@ -16,7 +16,8 @@ import pytest
 from servers import Slurm, wait_for
 
 from chaos import slurm_faults
-from chaos.slurm import Plan, opened, run
+from chaos.slurm import opened
+from chaos.slurm_run import Plan, run
 
 SCRIPT = Path(__file__).with_name("slurm.py")
 PLAN = Plan(

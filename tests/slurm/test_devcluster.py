@@ -143,6 +143,7 @@ def second_cluster() -> Iterator[Cluster]:
         ("up",),
         ("sideways", "/tmp/x"),
         ("up", "/tmp/x", "--nodes", "0"),
+        ("start", "/tmp/x"),
         ("down", "/tmp/x", "y"),
     ],
 )
@@ -238,6 +239,43 @@ def test_up_heals_a_killed_node(cluster: Cluster) -> None:
     assert after == before
     job = cluster.sbatch("true", "--nodelist=n1")
     wait_until(lambda: cluster.states(job) == ["COMPLETED"], "a job on the healed node")
+
+
+def test_a_daemon_is_started_without_waiting_for_the_nodes(cluster: Cluster) -> None:
+    before = cluster.pids()
+    os.kill(before["slurmctld"], 9)
+    wait_until(lambda: not alive(Path(f"/proc/{before['slurmctld']}")), "slurmctld's end")
+    for _ in range(2):  # the second one has nothing to do
+        result = devcluster("start", cluster.folder, "slurmctld")
+        assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert cluster.slurm("squeue", "--noheader") == ""
+    after = cluster.pids()
+    assert after.pop("slurmctld") != before.pop("slurmctld")
+    assert after == before
+    assert devcluster("start", cluster.folder, "slurmd.n9").returncode == 2
+    cluster.up()
+
+
+def test_a_job_of_the_high_qos_sends_others_back_to_the_queue(cluster: Cluster) -> None:
+    # Runs until it is ended by somebody, and in its second life not at all.
+    first = cluster.sbatch("sleep $((60 - 60 * ${SLURM_RESTART_COUNT:-0}))", "--nodelist=n1")
+    wait_until(lambda: cluster.slurm("squeue", "-h", "-j", first, "-o", "%T") == "RUNNING", "a job")
+    urgent = ("--qos=high", "--nodelist=n1", "--exclusive", "--time=1")
+    second = cluster.sbatch("true", *urgent)
+    wait_until(lambda: cluster.states(second) == ["COMPLETED"], "the urgent job has run", 30)
+    wait_until(lambda: cluster.states(first) == ["COMPLETED"], "the other one has run again", 40)
+    lives = cluster.slurm("sacct", "-DXnP", "-o", "State", "-j", first).split("\n")
+    assert lives == ["PREEMPTED", "COMPLETED"]
+
+
+def test_an_ordinary_user_of_the_account_may_submit(cluster: Cluster) -> None:
+    cluster.slurm("sacctmgr", "-i", "add", "user", "nobody", "account=lab")
+    as_nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    job = cluster.slurm(*as_nobody, "sbatch", "--parsable", "-D", "/tmp", "--wrap", "id -un")
+    wait_until(lambda: cluster.states(job) == ["COMPLETED"], "a job of another user")
+    said = Path(f"/tmp/slurm-{job}.out")
+    assert (said.read_text(), said.owner()) == ("nobody\n", "nobody")
+    said.unlink()
 
 
 def test_two_side_by_side_one_goes_down(

@@ -147,7 +147,6 @@ class Relay:
             os.killpg(self.process.pid or 0, signal.SIGKILL)
 
     def _result(self, last: Mapping[str, Any]) -> Result:
-        self._say_the_rest()
         cause, said = self._ended or self._death()
         if self.ending.told is signal.SIGTERM and last.get("cause", cause) is Cause.ERROR:
             cause, last = Cause.PREEMPTED, {**last, "cause": Cause.PREEMPTED}
@@ -160,6 +159,7 @@ class Relay:
             outcome=Outcome.FAILED,
             error=last.get("error", said),
             cause=Cause(last.get("cause", cause)),
+            reports=tuple(self._unsaid),
         )
         if "values" in last:
             if any(math.isnan(value) for value in last["values"]):
@@ -181,11 +181,6 @@ class Relay:
         full, hint = oom.said_of_a_kill(self._kills) if code == -signal.SIGKILL else (False, "")
         said = f"the trial's process was ended by {signal.Signals(-code).name}{hint}"
         return Cause.HOST_OOM if full else Cause.ERROR, said
-
-    def _say_the_rest(self) -> None:
-        with suppress(Unreachable):
-            for value, step in self._unsaid:
-                self.store.report(self.claim, value, step)
 
 
 def waits_again(result: Result) -> bool:

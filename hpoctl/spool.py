@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hpoctl.rundir import RunDir
+from hpoctl.study.database import PATIENCE_S
 from hpoctl.study.protocol import Claim, Outcome, Store
 from hpoctl.words import Cause, Policy
 
@@ -24,7 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a claimed trial ended, at a moment in seconds since 1970."""
+    """How a claimed trial ended, at a moment in seconds since 1970.
+
+    `reports` are those that the study could not be told while it ran: values, each with its step.
+    """
 
     number: int
     trial_id: int
@@ -37,6 +41,7 @@ class Result:
     error: str = ""
     cause: Cause = Cause.ERROR
     policy: Policy = Policy.FAIL
+    reports: Sequence[tuple[float, int]] = ()
 
     @property
     def claim(self) -> Claim:
@@ -74,6 +79,8 @@ def deliver(run_dir: RunDir, store: Store) -> list[int]:
 
 
 def _deliver(store: Store, result: Result) -> None:
+    for value, step in result.reports:
+        store.report(result.claim, value, step, patience_s=PATIENCE_S)
     match result.outcome:
         case Outcome.COMPLETE:
             store.complete(result.claim, result.values, result.attrs, at=result.at)

@@ -22,7 +22,7 @@ from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
-from hpoctl.record import Outcome, TrialState, WorkerRecord
+from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
 from hpoctl.space import nest
@@ -30,7 +30,6 @@ from hpoctl.spool import Result
 from hpoctl.study import store as study_store
 from hpoctl.study.location import locate
 from hpoctl.study.store import Claim, Store
-from hpoctl.study.summary import summarize
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
 from hpoctl.words import Cause, Policy
@@ -55,20 +54,16 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
     )
     worker.clear_up()
 
-    def waits() -> bool:
-        return summarize(location, sweep.study).counts[TrialState.WAITING] > 0
-
     def ended() -> set[str]:
-        workers = summarize(location, sweep.study).workers
-        return {worker.task for worker in workers if worker.ended_at is not None}
+        return {worker.task for worker in store.workers() if worker.ended_at is not None}
 
-    if not waits():
+    if not store.has_waiting():
         return worker.leave("no trial waits")  # before the minutes that preparing may take
-    arrays.feed_at_start(run, run_dir, sweep, waits)
+    arrays.feed_at_start(run, run_dir, sweep, store.has_waiting)
     try:
         reason = worker.run_trials()
         if not reason.startswith(_ENDS_ALL):
-            arrays.feed_at_end(run, run_dir, sweep, waits, ended)
+            arrays.feed_at_end(run, run_dir, sweep, store.has_waiting, ended)
         return reason
     except Unreachable:
         log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)

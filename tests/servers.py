@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 from urllib.parse import quote
 
 import psycopg2
@@ -57,21 +57,60 @@ class Server(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class PostgreSQL:
+class _Database:
+    """What both servers have in common: a password, a folder, a process that may be halted."""
+
+    _DIALECT: ClassVar[str]
+    _SIGNALS: ClassVar[tuple[signal.Signals, signal.Signals]]  # for an orderly end, for a crash
+
+    # Characters that a URL must write as %XX: a password has them sooner or later.
+    password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
+    port: int = 0
+    _folder: Path = field(default_factory=lambda: _short_folder("hdb"))
+    _process: subprocess.Popen[bytes] | None = None
+    _names: itertools.count[int] = field(default_factory=itertools.count)
+
+    def halt(self, *, crash: bool = False) -> None:
+        """Ends the server, which keeps its files; `crash` leaves them as a power cut would."""
+        _stop(self._process, self._SIGNALS[crash])
+
+    def resume(self) -> None:
+        """Starts the server again and waits until it answers."""
+        assert self._process is not None and isinstance(self._process.args, list)
+        self._process = _start(self._process.args, self._folder)
+        _answers(self._process, lambda: self._execute("select 1"), self._folder)
+
+    def stop(self) -> None:
+        """Ends the server and removes its files."""
+        _stop(self._process, self._SIGNALS[False])
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def create_database(self) -> str:
+        """A new, empty database, as a URL."""
+        name = f"test_{next(self._names)}"
+        self._execute(f"create database {name}")
+        return self.url(name)
+
+    def url(self, database: str, *, password: str | None = None) -> str:
+        """A database of this server as a URL."""
+        return _url(self._DIALECT, password or self.password, self.port, database)
+
+    def _execute(self, statement: str) -> None:
+        raise NotImplementedError
+
+
+@dataclass(slots=True, kw_only=True)
+class PostgreSQL(_Database):
     """A PostgreSQL that writes to disk what it commits, open to one user with a password.
 
     `tls` is a folder with server.crt and server.key: then it answers encrypted connections too.
     """
 
-    tls: Path | None = None
+    _DIALECT: ClassVar[str] = "postgresql"
+    _SIGNALS: ClassVar = (signal.SIGINT, signal.SIGQUIT)  # its fast shutdown waits for no client
 
-    # Characters that a URL must write as %XX: a password has them sooner or later.
-    password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
-    port: int = 0
-    _folder: Path = field(default_factory=lambda: _short_folder("hpg"))
-    _argv: list[str] = field(default_factory=list)
-    _process: subprocess.Popen[bytes] | None = None
-    _names: itertools.count[int] = field(default_factory=itertools.count)
+    tls: Path | None = None
+    max_connections: int = 200
 
     def start(self) -> None:
         """Makes the cluster of databases and waits until it answers."""
@@ -94,37 +133,16 @@ class PostgreSQL:
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self._folder),
-            "max_connections": "200",
+            "max_connections": str(self.max_connections),
         }
         if self.tls is not None:
             settings |= {"ssl": "on", **_own_certificate(self.tls, data, "postgres")}
         flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self._argv = [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags]
-        self.resume()
-
-    def stop(self) -> None:
-        """Ends the server and removes its files."""
-        _stop(self._process, signal.SIGINT)  # its fast shutdown: waits for no client
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def halt(self, how: signal.Signals) -> None:
-        """Ends the server, whose files stay: SIGINT in order, SIGQUIT as a crash."""
-        _stop(self._process, how)
-
-    def resume(self) -> None:
-        """Starts the server on the files that are there, and waits until it answers."""
-        self._process = _start(self._argv, self._folder)
+        self._process = _start(
+            [*_as_postgres("--pdeathsig=INT"), f"{bin_}/postgres", "-D", str(data), *flags],
+            self._folder,
+        )
         _answers(self._process, lambda: self._execute("select 1"), self._folder)
-
-    def create_database(self) -> str:
-        """A new, empty database, as a URL."""
-        name = f"test_{next(self._names)}"
-        self._execute(f"create database {name}")
-        return self.url(name)
-
-    def url(self, database: str, *, password: str | None = None) -> str:
-        """A database of this server as a URL."""
-        return _url("postgresql", password or self.password, self.port, database)
 
     def _execute(self, statement: str) -> None:
         connection = psycopg2.connect(
@@ -144,20 +162,18 @@ class PostgreSQL:
 
 
 @dataclass(slots=True, kw_only=True)
-class MariaDB:
+class MariaDB(_Database):
     """A MariaDB that listens on 127.0.0.1, open to one user with a password.
 
     `durable` writes to disk what it commits, as a server in earnest does. `tls` is a folder with
     server.crt and server.key.
     """
 
+    _DIALECT: ClassVar[str] = "mysql"
+    _SIGNALS: ClassVar = (signal.SIGTERM, signal.SIGKILL)
+
     durable: bool = False
     tls: Path | None = None
-    password: str = field(default_factory=lambda: f"p@ss/w%rd:{secrets.token_hex(4)}")
-    port: int = 0
-    _folder: Path = field(default_factory=lambda: _short_folder("hmy"))
-    _process: subprocess.Popen[bytes] | None = None
-    _names: itertools.count[int] = field(default_factory=itertools.count)
 
     def start(self) -> None:
         """Makes the data folder and waits until the server answers."""
@@ -199,21 +215,6 @@ class MariaDB:
             self._folder,
         )
         _answers(self._process, lambda: self._execute("select 1"), self._folder)
-
-    def stop(self) -> None:
-        """Ends the server and removes its files."""
-        _stop(self._process, signal.SIGTERM)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def create_database(self) -> str:
-        """A new, empty database, as a URL."""
-        name = f"test_{next(self._names)}"
-        self._execute(f"create database {name}")
-        return self.url(name)
-
-    def url(self, database: str, *, password: str | None = None) -> str:
-        """A database of this server as a URL."""
-        return _url("mysql", password or self.password, self.port, database)
 
     def _execute(self, statement: str) -> None:
         connection = pymysql.connect(

@@ -99,11 +99,18 @@ def is_transient(location: Location, wrong: Exception) -> bool:
             return isinstance(wrong, sqlite3.OperationalError) and passing
 
 
-_FULL = ("too many clients", "remaining connection slots", "Too many connections")
+_FULL = (
+    "too many clients",
+    "remaining connection slots",
+    "Too many connections",
+    "too many connections for",  # a role or a database of PostgreSQL
+    "max_user_connections",
+)
 # What PostgreSQL says of a connection that it will refuse again.
 _FINAL = ("authentication failed", "no password supplied", "pg_hba.conf", "does not exist")
-# Too many connections, shutdown, lock wait, deadlock; cannot connect, gone away, lost, refused.
-_PASSING = (1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 1927)
+# Too many connections, of this user; shutdown, lock wait, deadlock; cannot connect, gone away,
+# lost, killed, cut in an answer or a greeting.
+_PASSING = (1040, 1203, 1226, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 1927, 1159, 1161, 2055)
 
 
 def file_descriptor(connection: Connection) -> int | None:

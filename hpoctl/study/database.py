@@ -34,6 +34,7 @@ Statement = tuple[str, Sequence[object]]
 
 PATIENCE_S = 300.0  # how long an outage may last before a worker gives up
 LONGEST_PAUSE_S = 5.0
+REPORT_PATIENCE_S = 5.0  # the trial waits for the answer to its report, and its GPU with it
 
 
 class Database:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpoctl.errors import StudyError
+from hpoctl.errors import StudyError, Unreachable
 from hpoctl.study.database import LONGEST_PAUSE_S, PATIENCE_S
 from hpoctl.study.lock import FileLock, Hold, LockLost
 
@@ -42,12 +42,18 @@ class JournalFile:
     """The file, and how far this process has read it."""
 
     def __init__(
-        self, path: Path, *, lock: FileLock | None = None, patience_s: float = PATIENCE_S
+        self,
+        path: Path,
+        *,
+        lock: FileLock | None = None,
+        patience_s: float = PATIENCE_S,
+        patient: bool = False,
     ) -> None:
         self.path = path
         self._lock = lock or FileLock(path)
         self._patience_s = patience_s
-        self._answered = False
+        self._answered = patient
+        self._pending: list[Record] | None = None  # what `exclusively` will write
         self._position = (0, 0)  # records read, and where the next one starts
         self._torn: dict[int, bytes] = {}  # by place in the file
 
@@ -69,9 +75,38 @@ class JournalFile:
 
     def append_logs(self, logs: Sequence[Record]) -> None:
         """Writes records to disk, all or none; waits while the disk is full. Raises StudyError."""
-        text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in logs)
-        self._patiently(lambda: self._append(text.encode()))
+        if self._pending is not None:
+            self._pending += logs
+            return
+        self._patiently(lambda: self._append(_encode(logs)))
         self._answered = True
+
+    def exclusively(self, action: Callable[[], _T], *, patience_s: float | None = None) -> _T:
+        """Runs an action while nobody else writes, then writes all that it appended, or nothing.
+
+        Until then it does not read what it appended. It runs again where the lock was lost, or
+        nothing could be written. Raises StudyError; Unreachable after `patience_s`.
+        """
+        before = self._patience_s
+        self._patience_s = before if patience_s is None else min(before, patience_s)
+        try:
+            answer = self._patiently(lambda: self._run_and_append(action))
+        finally:
+            self._patience_s = before
+        self._answered = True
+        return answer
+
+    def _run_and_append(self, action: Callable[[], _T]) -> _T:
+        with self._lock.held() as hold, _opened(self.path, os.O_RDWR | os.O_APPEND) as number:
+            self._mend(number, hold)
+            self._pending = []
+            try:
+                answer = action()
+                data = _encode(self._pending)
+            finally:
+                self._pending = None
+            self._write(number, hold, data)
+            return answer
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
         """As `Database` does: what may pass is tried again, by a process that has once written."""
@@ -85,9 +120,11 @@ class JournalFile:
             except FileNotFoundError as wrong:
                 raise StudyError(f"{self.path}: no such file: was the study deleted?") from wrong
             except OSError as wrong:
-                hopeless = not self._answered or time.monotonic() > patience
-                if hopeless or wrong.errno not in _PASSING:
-                    raise StudyError(f"{self.path}: {wrong.strerror}") from wrong
+                complaint = f"{self.path}: {wrong.strerror}"
+                if wrong.errno not in _PASSING:
+                    raise StudyError(complaint) from wrong
+                if not self._answered or time.monotonic() > patience:
+                    raise Unreachable(complaint) from wrong
                 log.info("%s: %s: trying again", self.path, wrong.strerror)
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -117,6 +154,8 @@ class JournalFile:
 
     def _write(self, number: int, hold: Hold, data: bytes) -> None:
         """Appends all of it, or takes back what was written of it."""
+        if not data:
+            return
         written = 0
         try:
             while written < len(data):
@@ -141,6 +180,11 @@ class JournalFile:
         with _opened(self.path, os.O_WRONLY) as other:
             os.pwrite(other, b" " * len(what), place)
             os.fsync(other)
+
+
+def _encode(logs: Sequence[Record]) -> bytes:
+    text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in logs)
+    return text.encode()
 
 
 @contextmanager

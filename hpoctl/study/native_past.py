@@ -77,10 +77,11 @@ def note_failure(storage: BaseStorage, trial_id: int, verdict: Verdict) -> None:
     storage.set_trial_user_attr(trial_id, _FAILURES_KEY, [*before, failure])
 
 
-def has_failed(trial: FrozenTrial, attempt: int) -> bool:
-    """Whether an attempt is known to have come to nothing."""
+def has_failed(trial: FrozenTrial, attempt: int, verdict: Verdict) -> bool:
+    """Whether an attempt is known to have come to nothing so."""
     failures = trial.user_attrs.get(_FAILURES_KEY, ())
-    return any(failure["attempt"] == attempt for failure in failures)
+    so = (attempt, verdict.cause, verdict.said)
+    return any(so == (was["attempt"], was["cause"], was["error"]) for was in failures)
 
 
 def without_failures(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,9 @@ class Store(Protocol):
     def size(self) -> int:
         """How many trials the study has, in all states."""
 
+    def has_waiting(self) -> bool:
+        """Whether any trial waits."""
+
     def retries(self) -> int:
         """How many of them repeat another one, and so are not of the budget."""
 
@@ -89,11 +92,11 @@ class Store(Protocol):
     def claim(self, worker: WorkerRecord) -> Claim | None:
         """Takes the first waiting trial for this worker, or None where none waits."""
 
-    def report(self, claim: Claim, value: float, step: int) -> bool:
+    def report(self, claim: Claim, value: float, step: int, *, patience_s: float = ...) -> bool:
         """Keeps the first metric's value at a step; True if the trial shall end.
 
         It shall if the pruner says so, and if it is no longer this claim's. Raises Unreachable
-        after some seconds: the report may be made again later.
+        after `patience_s`, some seconds: the report may be made again later, by another worker too.
         """
 
     def complete(
@@ -148,7 +151,7 @@ class Store(Protocol):
         """Queues again the running trials of workers that are gone; gives their numbers.
 
         A life that has a successor is gone in any case. A trial keeps its parameters, its seed and
-        its folder. One that was lost before is failed instead, so that a trial that kills its
+        its folder. One that was lost too often is failed instead, so that a trial that kills its
         worker does not kill every worker; workers that were told to leave, or cancelled, do not
         count. `causes` says of a task what the batch system knows of its end; the sweep's policy
         for that cause decides.

@@ -18,12 +18,12 @@ from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import Rows
-from hpoctl.study.database import PATIENCE_S, Database, Statement
+from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S, Database, Statement
 from hpoctl.study.enqueue import Queued, Slot, enqueue
 from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
 from hpoctl.study.mirror import Mirror
-from hpoctl.study.native import NativeStore, open_tables
+from hpoctl.study.native import NativeStore
 from hpoctl.study.past import Attempts, RelationalPast
 from hpoctl.study.protocol import (
     NO_CAUSES,
@@ -40,20 +40,15 @@ from hpoctl.study.protocol import (
     written_off,
 )
 from hpoctl.study.roster import Roster
-from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts
+from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts, read_parts
 from hpoctl.study.statements import Statements
-from hpoctl.sweep import Asha, Median, Sweep, Tpe
+from hpoctl.study.storages import open_tables
+from hpoctl.sweep import Asha, Sweep, Tpe
 from hpoctl.trial import derive_seed
 from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 _FROM_START_S = 1.0  # so often a claim looks for trials that wait again
-REPORT_PATIENCE_S = 5.0  # the trial waits for the answer to its report, and its GPU with it
-STATES = {
-    Outcome.COMPLETE: optuna.trial.TrialState.COMPLETE,
-    Outcome.PRUNED: optuna.trial.TrialState.PRUNED,
-    Outcome.FAILED: optuna.trial.TrialState.FAIL,
-}
 
 
 class RelationalStore(Roster):
@@ -69,7 +64,7 @@ class RelationalStore(Roster):
         self._study = optuna.load_study(
             study_name=sweep.study, storage=self._mirror, pruner=self._pruner
         )
-        self._parts = _parts(sweep)
+        self._parts = read_parts(sweep)
         self._marks: dict[News, int] = {}
         self._claimed: set[int] = set()
         self._after = 0
@@ -112,6 +107,10 @@ class RelationalStore(Roster):
     def size(self) -> int:
         """How many trials the study has, in all states."""
         return int(self._database.run(self._sql.size())[0][0])
+
+    def has_waiting(self) -> bool:
+        """Whether any trial waits."""
+        return bool(self._database.run(self._sql.first_waiting(0)))
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
@@ -193,27 +192,44 @@ class RelationalStore(Roster):
 
     # A running trial
 
-    def report(self, claim: Claim, value: float, step: int) -> bool:
+    def report(
+        self, claim: Claim, value: float, step: int, *, patience_s: float = REPORT_PATIENCE_S
+    ) -> bool:
         """Keeps the first metric's value at a step; True if the trial shall end; see `Store`."""
         keep = [self._sql.report(claim, value, step)]
-        if self._mirror.forget_steps(claim.trial_id, step):  # of an attempt that was lost
-            keep.append(self._sql.forget_steps(claim, step))
+        if max(self._known(claim).intermediate_values, default=step) > step:
+            keep.append(self._sql.forget_steps(claim, step))  # of an attempt that was lost
         several = len(self._sweep.metrics) > 1  # Optuna reports no steps where there are two
-        if several or isinstance(self._pruner, optuna.pruners.NopPruner):
-            self._mirror.set_trial_intermediate_value(claim.trial_id, step, value)
+        asks = not several and not isinstance(self._pruner, optuna.pruners.NopPruner)
+        if asks:
+            news = NEW_ATTRS if isinstance(self._sweep.pruner, Asha) else NEW_VALUES
+            held = self._database_to_mirror(news, *keep, claim=claim, patience_s=patience_s)
+        else:
             keep.append(self._sql.is_held(claim))
-            return not self._database.run(*keep, patience_s=REPORT_PATIENCE_S)
-        news = NEW_ATTRS if isinstance(self._sweep.pruner, Asha) else NEW_VALUES
-        held = self._database_to_mirror(news, *keep, claim=claim)
+            held = bool(self._database.run(*keep, patience_s=patience_s))
+        self._mirror.forget_steps(claim.trial_id, step)
         self._mirror.set_trial_intermediate_value(claim.trial_id, step, value)
+        if not asks:
+            return not held
         prune = bool(self._pruner.prune(self._study, self._mirror.get_trial(claim.trial_id)))
         new, self._mirror.new_attrs = self._mirror.new_attrs, {}
         if new and held:  # other workers compare with them now, not at the next report
-            self._database.run(*(self._sql.system_attr(claim, k, v) for k, v in new.items()))
+            notes = [self._sql.system_attr(claim, k, v) for k, v in new.items()]
+            self._database.run(*notes, patience_s=patience_s)
         return prune or not held
 
+    def _known(self, claim: Claim) -> optuna.trial.FrozenTrial:
+        """A trial in the mirror; read anew where another worker has run it, and reported."""
+        if claim.trial_id not in self._claimed:
+            self._mirror.put(self._database.run(self._sql.trial(claim.trial_id)), own=True)
+        return self._mirror.get_trial(claim.trial_id)
+
     def _database_to_mirror(
-        self, news: News, *before: Statement, claim: Claim | None = None
+        self,
+        news: News,
+        *before: Statement,
+        claim: Claim | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> bool:
         """Reads what changed, in one round trip with the statements that stand before.
 
@@ -227,7 +243,6 @@ class RelationalStore(Roster):
             known=sorted(self._mirror.finished),
             held=claim,
         )
-        patience_s = PATIENCE_S if claim is None else REPORT_PATIENCE_S
         rows = self._database.run(*before, question, patience_s=patience_s)
         [mark] = [row[2] for row in rows if row[0] == "mark"]
         self._marks[news] = mark
@@ -250,9 +265,7 @@ class RelationalStore(Roster):
 
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
-        if not self._mirror.has(claim.trial_id):  # told by another worker than the one it ran on
-            self._mirror.put(self._database.run(self._sql.trial(claim.trial_id)), own=True)
-        steps = self._mirror.get_trial(claim.trial_id).intermediate_values
+        steps = self._known(claim).intermediate_values
         last = steps[max(steps)] if steps and len(self._sweep.metrics) == 1 else math.nan
         self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
 
@@ -313,7 +326,7 @@ class RelationalStore(Roster):
             kept = self._database.run(*steps, done)
         self._claimed.discard(claim.trial_id)
         if kept and self._parts is not None and self._mirror.has(claim.trial_id):
-            self._mirror.end(claim.trial_id, STATES[outcome], values)
+            self._mirror.end(claim.trial_id, translate.ENDS[outcome], values)
         else:
             self._mirror.drop(claim.trial_id)
         if not kept:
@@ -323,8 +336,6 @@ class RelationalStore(Roster):
     def rest(self) -> None:
         """Holds no connection until the next question."""
         self._database.rest()
-
-    # Workers
 
     def return_lost(
         self,
@@ -365,16 +376,3 @@ class RelationalStore(Roster):
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
         return read_records(self._database, self._sql)
-
-
-def _parts(sweep: Sweep) -> Parts | None:
-    """What samplers and pruners read of other trials; None where they read nothing."""
-    tpe, median, asha = (
-        isinstance(sweep.sampler, Tpe),
-        isinstance(sweep.pruner, Median),
-        isinstance(sweep.pruner, Asha),
-    )
-    if not (tpe or median or asha):
-        return None
-    steps = (*(["PRUNED"] if tpe else []), *(["COMPLETE"] if median else []))
-    return Parts(params=tpe, values=True, attrs=asha, steps=steps)

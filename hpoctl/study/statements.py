@@ -308,12 +308,12 @@ class Statements(Questions):
         ]
 
     def inherit(self, number: int, trial_id: int) -> Statement:
-        """Lets a new trial go on where the last attempt at trial `number` ended."""
+        """Lets a new trial go on where the last attempt at trial `number` ended; as if not lost."""
         sql = (
             f"insert into {_ATTEMPT.removesuffix(')')}, ended_at, outcome)"
             f" select {self.whole_number}, a.attempt, a.root, a.task, a.life, a.node, a.gpus,"
             " a.started_at,"
-            " a.ended_at, a.outcome from hpoctl_attempts a join trials t"
+            f" a.ended_at, '{Outcome.FAILED}' from hpoctl_attempts a join trials t"
             " on t.trial_id = a.trial_id where t.study_id = ? and t.number = ?"
             " order by a.attempt desc limit 1"
         )

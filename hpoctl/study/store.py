@@ -17,9 +17,10 @@ from hpoctl.space import Params
 from hpoctl.study.connect import missing_driver, named_error, true_cause
 from hpoctl.study.database import Database
 from hpoctl.study.location import Kind, Location
-from hpoctl.study.native import NativeStore, open_journal, open_tables
+from hpoctl.study.native import NativeStore
 from hpoctl.study.protocol import Claim, Store
 from hpoctl.study.relational import RelationalStore
+from hpoctl.study.storages import open_journal, open_tables
 from hpoctl.study.tables import forget, migrate
 from hpoctl.sweep import Sweep
 
@@ -76,7 +77,8 @@ def open_(location: Location, sweep: Sweep, *, patient: bool = False) -> Store:
         raise StudyError(f"{location}: no such file: was the study deleted?")
     with _named_errors(location):
         if location.kind is Kind.JOURNAL:
-            return NativeStore(open_journal(location), sweep)
+            storage, journal = open_journal(location, patient=patient)
+            return NativeStore(storage, sweep, journal=journal)
         database = Database(location, patient=patient)
         found = _find(database, sweep.study)
         if found is None:
@@ -102,7 +104,7 @@ def _find(database: Database, study: str) -> int | None:
 
 def _open_storage(location: Location, *, new: bool) -> BaseStorage:
     if location.kind is Kind.JOURNAL:
-        return open_journal(location)
+        return open_journal(location)[0]
     return open_tables(location, new=new)
 
 

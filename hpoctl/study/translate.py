@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
+from hpoctl.study.protocol import Outcome
 from hpoctl.sweep import Asha, Median, NoPruner, Sweep, Tpe
 from hpoctl.trial import derive_seed
 
@@ -26,6 +27,12 @@ _STATES = {
     optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
     optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
     optuna.trial.TrialState.FAIL: TrialState.FAILED,
+}
+
+ENDS = {
+    Outcome.COMPLETE: optuna.trial.TrialState.COMPLETE,
+    Outcome.PRUNED: optuna.trial.TrialState.PRUNED,
+    Outcome.FAILED: optuna.trial.TrialState.FAIL,
 }
 
 

@@ -229,7 +229,7 @@ def database_restart(stage: Stage, chance: float) -> Strike | None:
     """The study's database goes down, in order or by a crash, and comes back."""
     how = signal.SIGINT if chance < 0.5 else signal.SIGQUIT  # fast, immediate
     before = stage.rows("select pg_postmaster_start_time()")
-    stage.database.halt(how)
+    stage.database.halt(crash=how is signal.SIGQUIT)
     within(4 * chance, lambda: False)
     stage.database.resume()
     after = stage.rows("select pg_postmaster_start_time()")

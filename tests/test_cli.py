@@ -27,8 +27,8 @@ backend: local
 COMMANDS = (
     ["init"], ["check"], ["plan"], ["submit"], ["run"], ["workers"], ["workers", "add"],
     ["workers", "list"], ["workers", "drain"], ["status"], ["trials"], ["logs"], ["best"],
-    ["report"], ["cancel"], ["tell"], ["db"], ["db", "up"], ["db", "status"], ["db", "url"],
-    ["db", "backup"], ["db", "down"],
+    ["report"], ["retry"], ["extend"], ["cancel"], ["tell"], ["db"], ["db", "up"],
+    ["db", "status"], ["db", "url"], ["db", "backup"], ["db", "down"],
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "peft", "optuna", "matplotlib", "submitit", "pandas")
 
@@ -347,7 +347,9 @@ def test_the_best_parameters_come_in_three_forms(finished: Desk) -> None:
 
 
 def test_every_command_ends_with_the_next_sensible_one(finished: Desk) -> None:
-    for words in (["check", "sweep.yaml"], ["plan", "sweep.yaml"], ["status"], ["report"]):
+    nothing = (["retry", "my sweep"], ["extend", "my sweep", "--trials", "3"])
+    sweep = (["check", "sweep.yaml"], ["plan", "sweep.yaml"])
+    for words in (*sweep, *nothing, ["status"], ["report"]):
         assert finished.call(*words).stderr.splitlines()[-1].startswith("next: "), words
     assert finished.call("status").stderr.endswith("hpoctl report 'my sweep'\n")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from killing import HARNESS
 from servers import wait_for
 
 SWEEP = """
@@ -25,30 +26,6 @@ trials_per_task: 3
 workers: 2
 budget: {trials: 6}
 backend: local
-"""
-
-# Runs `hpoctl submit`, and dies by SIGKILL just before (or after) the n-th call of a function.
-HARNESS = """
-import os, signal, sys
-from importlib import import_module
-module, path, when, nth = sys.argv[1:5]
-*owners, name = path.split(".")
-owner = import_module(module)
-for part in owners:
-    owner = getattr(owner, part)
-function, calls = getattr(owner, name), 0
-def deadly(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls < int(nth):
-        return function(*args, **kwargs)
-    if when == "after":
-        function(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(owner, name, deadly)
-sys.argv = ["hpoctl", "submit", "sweep.yaml", *sys.argv[5:]]
-from hpoctl.cli import main
-main()
 """
 
 
@@ -104,7 +81,7 @@ def test_a_killed_submit_goes_on_when_it_is_called_again(
     folder: Path, point: tuple[str, ...]
 ) -> None:
     flags = ["--set", "storage={sqlite: study.db}"] if "Relational" in point[1] else []
-    killed = run(folder, "-c", HARNESS, *point, *flags)
+    killed = run(folder, "-c", HARNESS, *point, "submit", "sweep.yaml", *flags)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = hpoctl(folder, "submit", "sweep.yaml", *flags)
     if point[1:3] in (("RunDir.append", "after"), ("remember", "before")):
@@ -120,7 +97,7 @@ def test_a_submit_killed_between_two_arrays_submits_the_second_only(folder: Path
     sweep = SWEEP.replace("random", "tpe").replace("workers: 2", "workers: 1")
     (folder / "sweep.yaml").write_text(sweep)
     point = ("hpoctl.backends.local", "submit", "before", "2")
-    assert run(folder, "-c", HARNESS, *point).returncode == -signal.SIGKILL
+    assert run(folder, "-c", HARNESS, *point, "submit", "sweep.yaml").returncode == -signal.SIGKILL
     ledger = folder / "runs/crash/submissions.jsonl"
     first = ledger.read_text()
     again = hpoctl(folder, "submit", "sweep.yaml")

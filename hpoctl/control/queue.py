@@ -192,7 +192,7 @@ def choose(
     lines: dict[int, list[TrialRecord]] = {}
     for record in records:
         lines.setdefault(record.root, []).append(record)
-    chosen: dict[int, None] = {}
+    chosen: set[int] = set()
     left: dict[int, str] = {}
     for record in _asked_for(records, numbers):
         line = lines[record.root]
@@ -206,8 +206,8 @@ def choose(
             times = f"it failed {repeated + 1} times"
             left[record.root] = f"{times}: --max-retries {repeated + 1} repeats it once more"
         else:
-            chosen[last.number] = None
-    return list(chosen), left
+            chosen.add(last.number)
+    return sorted(chosen), left
 
 
 def _asked_for(

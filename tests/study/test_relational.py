@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -238,3 +239,23 @@ def test_a_rerun_trial_is_not_pruned_by_what_its_lost_attempt_reported(
     assert again.number == lost.number
     assert worker.report(again, 0.5, 1) is False
     assert read(location).trials[lost.number].intermediate_values == {1: 0.5}
+
+
+def test_several_that_fill_and_repeat_at_once_queue_nothing_twice(
+    location: Location, make_sweep: MakeSweep
+) -> None:
+    study = submit(location, make_sweep(budget={"trials": 4}))
+    for _ in range(4):
+        study.fail(claimed(study), "boom")
+    larger = make_sweep(budget={"trials": 40})
+
+    def fill_and_repeat(_: int) -> None:
+        mine = store.open_(location, larger)
+        mine.fill(list(queue(larger)))
+        mine.retry(range(4))
+
+    with ThreadPoolExecutor(6) as callers:
+        list(callers.map(fill_and_repeat, range(6)))
+    assert (study.size(), study.retries()) == (44, 4)
+    roots = [record.root for record in study.records()]
+    assert {root: roots.count(root) for root in range(4)} == dict.fromkeys(range(4), 2)

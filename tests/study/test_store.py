@@ -333,6 +333,32 @@ class TestEveryStorage:
         submit(location, sweep)  # the budget counts no retries
         assert study.size() == 3
 
+    def test_a_trial_that_was_repeated_is_left_out(
+        self, location: Location, make_sweep: MakeSweep
+    ) -> None:
+        study = submit(location, make_sweep(budget={"trials": 2}))
+        for _ in range(2):
+            study.fail(claimed(study), "boom")
+        assert study.retry([0]) == [2]
+        assert study.retry([0, 1]) == [3]
+        assert study.retry([0, 1]) == []
+        study.fail(claimed(study), "again")
+        assert study.retry([2]) == [4]
+        assert [record.root for record in study.records()] == [0, 1, 0, 1, 0]
+        assert (study.size(), study.retries()) == (5, 3)
+
+    def test_a_larger_queue_is_filled_up_whatever_was_repeated(
+        self, location: Location, make_sweep: MakeSweep
+    ) -> None:
+        study = submit(location, make_sweep(budget={"trials": 2}))
+        study.fail(claimed(study), "boom")
+        study.retry([0])
+        larger = list(queue(make_sweep(budget={"trials": 5})))
+        assert study.fill(larger) == [3, 4, 5]
+        assert study.fill(larger) == []
+        points = [trial.params for trial in read_by_optuna(location).trials]
+        assert [*points[:2], *points[3:]] == larger
+
     @pytest.mark.parametrize(("number", "message"), [(0, "is waiting"), (99, "no trial 99")])
     def test_only_a_failed_trial_is_repeated(
         self, location: Location, make_sweep: MakeSweep, number: int, message: str

@@ -65,8 +65,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "point",
     [
-        ("hpoctl.study.relational", "RelationalStore.append", "before", "1"),
-        ("hpoctl.study.relational", "RelationalStore.append", "after", "1"),
+        ("hpoctl.study.relational", "RelationalStore.fill", "before", "1"),
+        ("hpoctl.study.relational", "RelationalStore.fill", "after", "1"),
         ("optuna.storages", "JournalStorage.create_new_trial", "before", "1"),
         ("optuna.storages", "JournalStorage.create_new_trial", "after", "4"),
         ("hpoctl.rundir", "RunDir.create", "before", "1"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from hpoctl import rundir
 from hpoctl.errors import StudyError
 from hpoctl.plan import JobArray
-from hpoctl.rundir import Run, RunDir, Submission, slug
+from hpoctl.rundir import Extension, Run, RunDir, Submission, slug
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 STUDIES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=200)
@@ -176,3 +180,41 @@ def test_a_slug_is_always_a_safe_name_of_a_file(study: str) -> None:
     assert name.replace("-", "").replace("_", "").replace(".", "").isalnum()
     assert name.isascii()
     assert Path(name).name == name and os.sep not in name
+
+
+def test_the_budget_of_a_run_is_the_one_of_its_last_extend(tmp_path: Path) -> None:
+    made = submit("s", tmp_path / "r")
+    assert made.extension() is None
+    larger = Extension(asked="+4", trials=10, at=2.5, done=False)
+    made.note_extension(larger)
+    assert (made.extension(), made.run().trials) == (larger, 10)
+    with made.extensions_file.open("a") as torn:
+        torn.write('{"asked": "+9", "tri')
+    assert made.run().trials == 10
+    done = dataclasses.replace(larger, done=True)
+    made.note_extension(done)
+    assert made.extension() == done
+
+
+def test_a_run_is_locked_by_one_at_a_time_and_free_after_a_kill(tmp_path: Path) -> None:
+    made = submit("s", tmp_path / "r")
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from hpoctl.rundir import RunDir\n"
+            "with RunDir(Path(sys.argv[1])).locked(): print(flush=True); sys.stdin.read()",
+            str(made.path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder, (made.path / "lock").open("w") as lock:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+        holder.wait()
+        with made.locked():
+            pass

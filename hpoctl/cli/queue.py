@@ -6,7 +6,7 @@ import click
 
 from hpoctl import control
 from hpoctl.cli.options import budget, formatted, numbers
-from hpoctl.output import Format
+from hpoctl.output import Format, say
 from hpoctl.output.queued import show_extended, show_retried
 
 MOST_RETRIES = 3  # a trial that has failed four times will do so again
@@ -30,7 +30,7 @@ _ATTACH = click.option(
 def extend(study: str, trials: tuple[int, bool], workers: int | None, form: str) -> None:
     """Give STUDY a larger budget of trials, whether it runs or has ended."""
     number, more = trials
-    extended = control.extend(study, number, more=more, workers=workers)
+    extended = control.extend(study, number, more=more, workers=workers, note=say)
     show_extended(extended, Format(form))
 
 
@@ -60,5 +60,5 @@ def retry(
     form: str,
 ) -> None:
     """Repeat failed trials of STUDY, all or those that TRIALS names, such as 7 or 1-3,9."""
-    repeated = control.retry(study, trials, most=max_retries, workers=workers)
+    repeated = control.retry(study, trials, most=max_retries, workers=workers, note=say)
     show_retried(repeated, Format(form))

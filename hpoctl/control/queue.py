@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +54,14 @@ class Retried:
     attached: Submitted | None
 
 
-def extend(study: str, trials: int, *, more: bool, workers: int | None) -> Extended:
+def extend(
+    study: str, trials: int, *, more: bool, workers: int | None, note: Callable[[str], None]
+) -> Extended:
     """Queues trials up to a budget of so many in all, or so many `more`; then attaches workers.
 
     What is about to be done is written down first: the same call after a kill goes on with it, and
-    queues nothing twice. Raises ConfigError where the sampler knows its own number of trials.
+    queues nothing twice. `note` is told of a wait for lost trials. Raises ConfigError where the
+    sampler knows its own number of trials.
     """
     opened = open_run(study)
     opened.refuse_strangers()
@@ -73,7 +76,7 @@ def extend(study: str, trials: int, *, more: bool, workers: int | None) -> Exten
         run_dir.note_extension(begun)
         queued = store.fill(list(queue(larger)))
         try:
-            attached = _attach(opened, workers, len(queued))
+            attached = _attach(opened, workers, len(queued), note)
         except HpoctlError:  # the user is told that the trials are there
             run_dir.note_extension(replace(begun, done=True))
             raise
@@ -146,7 +149,12 @@ def _spent(opened: OpenRun, sweep: Sweep, store: Store) -> Iterator[str]:
 
 
 def retry(
-    study: str, numbers: Collection[int] | None, *, most: int, workers: int | None
+    study: str,
+    numbers: Collection[int] | None,
+    *,
+    most: int,
+    workers: int | None,
+    note: Callable[[str], None],
 ) -> Retried:
     """Queues failed trials once more, all that are left to repeat or these; then attaches workers.
 
@@ -160,7 +168,7 @@ def retry(
         chosen, left = choose(store.records(), numbers, most)
         queued = set(store.retry(chosen))
         repeats = {r.number: r.root for r in store.records() if r.number in queued}
-        attached = _attach(opened, workers, len(queued))
+        attached = _attach(opened, workers, len(queued), note)
     return Retried(
         study=opened.run.study,
         run_dir=opened.run_dir.path,
@@ -171,11 +179,13 @@ def retry(
     )
 
 
-def _attach(opened: OpenRun, workers: int | None, queued: int) -> Submitted | None:
+def _attach(
+    opened: OpenRun, workers: int | None, queued: int, note: Callable[[str], None]
+) -> Submitted | None:
     if workers is None:
         return None
     try:
-        return add_workers(str(opened.run_dir.path), workers, ())
+        return add_workers(str(opened.run_dir.path), workers, (), note)
     except HpoctlError as wrong:
         raise type(wrong)(
             f"{queued} trials were queued, no worker was attached: {wrong}"

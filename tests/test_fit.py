@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpoctl import fit
@@ -275,6 +275,7 @@ def test_what_waits_for_a_split_array_waits_for_all_its_pieces() -> None:
     assert last.after == tuple(piece.name for piece in pieces) == ("a.1", "a.2")
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 9000), st.integers(1, 300) | st.none(), st.integers(1, 1200), st.integers(1, 9)
 )

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from itertools import islice
 from typing import TypeVar
 
 import optuna
-from optuna.storages import BaseStorage
 
 from hpoctl import hours
-from hpoctl.record import Summary, TrialRecord, TrialState, WorkerId, WorkerRecord
-from hpoctl.space import Params
+from hpoctl.record import Summary, TrialState, WorkerId, WorkerRecord
 from hpoctl.study import translate
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
-from hpoctl.study.journal import JournalFile
-from hpoctl.study.native_past import NativePast, has_failed, note_failure, without_failures
+from hpoctl.study.native_past import has_failed, note_failure
+from hpoctl.study.native_queue import NativeQueue
 from hpoctl.study.protocol import (
     DRAIN_KEY,
     LATE_KEY,
@@ -33,17 +29,14 @@ from hpoctl.study.protocol import (
     Claim,
     IsGone,
     Outcome,
-    Past,
     Verdict,
     judge,
     judge_loss,
     or_succeeded,
-    retriable,
     sorted_workers,
     tasks_told_to_leave,
     written_off,
 )
-from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
 from hpoctl.words import Cause, Policy
 
@@ -54,100 +47,8 @@ _Trial = optuna.trial.FrozenTrial
 _RUNNING, _WAITING = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
 
 
-class NativeStore:
+class NativeStore(NativeQueue):
     """One study, open for reading and writing."""
-
-    def __init__(
-        self, storage: BaseStorage, sweep: Sweep, *, journal: JournalFile | None = None
-    ) -> None:
-        self._storage = storage
-        self._journal = journal
-        self._sweep = sweep
-        self._study_id = storage.get_study_id_from_name(sweep.study)
-        self.past: Past = NativePast(storage, self._study_id)
-        self._study = optuna.load_study(
-            study_name=sweep.study, storage=storage, pruner=translate.pruner(sweep)
-        )
-
-    def _exclusively(self, action: Callable[[], _T], *, patience_s: float = PATIENCE_S) -> _T:
-        """Runs an action while nobody else writes; it may run again, until it is written."""
-        if self._journal is None:
-            return action()
-        answer = self._journal.exclusively(action, patience_s=patience_s)
-        while True:  # read what was written, to which Optuna objects if it came too late
-            try:
-                self._storage.get_n_trials(self._study_id)
-            except optuna.exceptions.UpdateFinishedTrialError as wrong:
-                log.warning("written after the lock was lost, and ignored: %s", wrong)
-            else:
-                return answer
-
-    def append(self, points: Iterable[Params]) -> None:
-        """Queues trials at the end; an empty point is filled by the sampler when claimed."""
-        left = iter(points)
-        while part := [*islice(left, _AT_ONCE)]:
-            self._queue(partial(self._templates, part))
-
-    def fill(self, whole: Sequence[Params]) -> list[int]:
-        """Queues what is missing of a whole queue at its end; gives the numbers of those."""
-
-        def missing() -> list[_Trial]:
-            there = self.size() - self.retries()
-            return self._templates(whole[there : there + _AT_ONCE])
-
-        numbers: list[int] = []
-        while part := self._queue(missing):
-            numbers += part
-        return numbers
-
-    def _templates(self, points: Iterable[Params]) -> list[_Trial]:
-        return [translate.template(self._sweep.search_space, point) for point in points]
-
-    def _queue(self, choose: Callable[[], Sequence[_Trial]]) -> list[int]:
-        """Queues what is chosen while nobody else adds to the queue; the numbers of those."""
-
-        def write() -> list[int]:
-            first, templates = self.size(), choose()
-            for template in templates:
-                self._storage.create_new_trial(self._study_id, template)
-            return [*range(first, first + len(templates))]
-
-        return self._exclusively(write)
-
-    def retry(self, numbers: Collection[int]) -> list[int]:
-        """Queues failed trials once more, as new ones; gives the numbers of those."""
-
-        def chosen() -> list[_Trial]:
-            records = {record.number: record for record in self.records()}
-            last = {record.root: record.number for record in records.values()}
-            templates = []
-            for number in retriable(records, numbers):
-                if last[records[number].root] != number:  # repeated already
-                    continue
-                [template] = self._templates([records[number].params])
-                attempt = records[number].attrs.get("attempt", 1)
-                template.user_attrs = {"retry_of": records[number].root, "attempt": attempt}
-                templates.append(template)
-            return templates
-
-        return self._queue(chosen)
-
-    def size(self) -> int:
-        """How many trials the study has, in all states."""
-        return self._storage.get_n_trials(self._study_id)
-
-    def has_waiting(self) -> bool:
-        """Whether any trial waits."""
-        return bool(self._storage.get_all_trials(self._study_id, False, (_WAITING,)))
-
-    def name_metrics(self) -> None:
-        """Tells Optuna and its dashboard what the values are called."""
-        names = [metric.name for metric in self._sweep.metrics]
-        self._storage.set_study_system_attr(self._study_id, "study:metric_names", names)
-
-    def retries(self) -> int:
-        """How many of them repeat another one."""
-        return sum("retry_of" in record.attrs for record in self.records())
 
     def claim(self, worker: WorkerRecord) -> Claim | None:
         """Takes the first waiting trial for this worker, or None where none waits."""
@@ -234,7 +135,7 @@ class NativeStore:
         self._settle(claim, lambda: self._set_free(claim, saved))
 
     def _settle(self, claim: Claim, write: Callable[[], bool]) -> bool:
-        """Writes how an attempt ended; False if its trial is another's by now, and left as it is."""
+        """Writes how an attempt ended; False if its trial is another's by now."""
         try:
             ended = self._exclusively(write)
         except optuna.exceptions.UpdateFinishedTrialError:  # tables without a lock of ours
@@ -381,19 +282,6 @@ class NativeStore:
             stop=self.past.stopped(),
             bad_nodes=self.past.bad_nodes(),
         )
-
-    def records(self) -> list[TrialRecord]:
-        """Every trial, by number."""
-        late = {
-            int(key.removeprefix(LATE_KEY).partition(":")[0]): {"late_values": value}
-            for key, value in self._storage.get_study_system_attrs(self._study_id).items()
-            if key.startswith(LATE_KEY)
-        }
-        records = [translate.record(frozen) for frozen in self._study.get_trials(deepcopy=False)]
-        return [
-            replace(record, attrs={**without_failures(record.attrs), **late.get(record.number, {})})
-            for record in records
-        ]
 
     def rest(self) -> None:
         """Optuna holds no connection between two questions here."""

@@ -36,7 +36,7 @@ _SWEEP = """
 search_space: {x: {type: uniform, min: -1, max: 1}, n: {type: int, min: 1, max: 9}}
 objective_args: {seconds: 0.05, steps: 2}
 lease: 2s
-max_losses: 1000
+on: {lost: requeue}
 """
 
 

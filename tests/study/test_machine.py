@@ -99,7 +99,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def submit(self) -> None:
-        sweep = self.make_sweep(study=f"study {next(_names)}", max_losses=_MAX_LOSSES)
+        sweep = self.make_sweep(study=f"study {next(_names)}")
         store.create(self.location, sweep, _POINTS, owner="a test")
         self.clients = [store.open_(self.location, sweep) for _ in range(2)]
         self.trials = [Modelled(point, root) for root, point in enumerate(_POINTS)]

@@ -78,8 +78,7 @@ class Stage:
         """Ends everything that was started, also what a fault left stopped."""
         self._closing.set()
         for command in tuple(self._running):
-            with suppress(ProcessLookupError):
-                os.killpg(command.pid, signal.SIGKILL)
+            _end_session(command.pid)
         for pid in tuple(self._stopped):
             self.go_on(pid)
         try:
@@ -141,11 +140,11 @@ class Stage:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             waiting = _session(process.pid)
-            os.killpg(process.pid, signal.SIGKILL)
+            _end_session(process.pid)
             process.communicate(timeout=5)
             return Answer(code=None, out="", err=f"was in {waiting}")
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            _end_session(process.pid)
             process.wait(5)
             raise
         finally:
@@ -266,6 +265,12 @@ def _session(leader: int) -> list[str]:
             if int(_stat(int(process.name))[3]) == leader:
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
+
+
+def _end_session(leader: int) -> None:
+    """Ends a command with what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:

@@ -78,7 +78,7 @@ class Stage:
         """Ends everything that was started, also what a fault left stopped."""
         self._closing.set()
         for command in tuple(self._running):
-            command.kill()
+            _end_session(command.pid)
         for pid in tuple(self._stopped):
             self.go_on(pid)
         try:
@@ -139,18 +139,19 @@ class Stage:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate(timeout=5)
-            return Answer(code=None, out=out, err=err)
+            waiting = _session(process.pid)
+            _end_session(process.pid)
+            process.communicate(timeout=5)
+            return Answer(code=None, out="", err=f"was in {waiting}")
         except BaseException:
-            process.kill()
+            _end_session(process.pid)
             process.wait(5)
             raise
         finally:
             self._running.discard(process)
         return Answer(code=process.returncode, out=out.strip(), err=err.strip())
 
-    def hpoctl(self, *args: str, timeout_s: float = 60) -> Answer:
+    def hpoctl(self, *args: str, timeout_s: float = 150) -> Answer:
         """Runs the real command line, as a user would."""
         return self.run(sys.executable, "-m", "hpoctl", *args, timeout_s=timeout_s)
 
@@ -254,6 +255,22 @@ class Stage:
 def _stat(pid: int) -> list[str]:
     """/proc/PID/stat after the program's name: the state, the parent, ..."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _session(leader: int) -> list[str]:
+    """The command lines of the processes that a command consists of."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(_stat(int(process.name))[3]) == leader:
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def _end_session(leader: int) -> None:
+    """Ends a command with what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:

@@ -108,8 +108,10 @@ class User(threading.Thread):
             return Answer(code=None, out="", err="")
         said = f"hpoctl {' '.join(args)}: {answer.code}, {answer.err.splitlines()[-1:]}"
         if answer.code is None:
-            said = f"hpoctl {' '.join(args)}: no end within {time.monotonic() - begun:.0f} s"
-            self.complaints.append(said)
+            took_s = time.monotonic() - begun
+            self.complaints.append(
+                f"hpoctl {' '.join(args)}: no end in {took_s:.0f} s, {answer.err}"
+            )
         elif answer.code not in _CODES or "Traceback" in answer.err:
             self.complaints.append(f"{said} {answer.err[-600:]}")
         elif answer.code:

@@ -141,7 +141,7 @@ def test_the_whole_budget_given_twice_queues_nothing_more(desk: Desk) -> None:
         ("journal", ("hpoctl.rundir", "RunDir.note_extension", "before", "1")),
         ("journal", ("hpoctl.rundir", "RunDir.note_extension", "after", "1")),
         ("journal", ("optuna.storages", "JournalStorage.create_new_trial", "after", "2")),
-        ("journal", ("hpoctl.control.attach", "submit_arrays", "after", "1")),
+        ("journal", ("hpoctl.rundir", "RunDir.append", "after", "1")),
         ("sqlite", ("hpoctl.study.relational", "enqueue", "before", "1")),
         ("sqlite", ("hpoctl.control.queue", "add_workers", "before", "1")),
         ("sqlite", ("hpoctl.rundir", "RunDir.note_extension", "before", "2")),

@@ -117,6 +117,7 @@ class Stage:
             "HPOCTL_STORAGE": self.url,
             "HOME": str(self.folder),
             "XDG_STATE_HOME": str(self.folder / ".state"),
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         }
@@ -140,9 +141,12 @@ class Stage:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             waiting = _session(process.pid)
+            process.send_signal(signal.SIGABRT)  # on which Python says where it is
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
             _end_session(process.pid)
-            process.communicate(timeout=5)
-            return Answer(code=None, out="", err=f"was in {waiting}")
+            out, err = process.communicate(timeout=5)
+            return Answer(code=None, out=out, err=f"was in {waiting}: {err}")
         except BaseException:
             _end_session(process.pid)
             process.wait(5)

@@ -83,7 +83,7 @@ def test_a_worker_leaves_when_the_walltime_is_too_short_for_its_longest_trial(
 ) -> None:
     slow = "import time\ndef objective(trial):\n    time.sleep(2)\n    return 1.0\n"
     place = open_workplace(tmp_path, slow, f"{FIVE}resources: {{time: 5s}}\n")
-    place.work(HPOCTL_WALLTIME_S="4.2")
+    place.work(HPOCTL_WALLTIME_S="3.5")
     (worker,) = place.workers()
     assert worker.trials == 1
     assert worker.reason is not None

@@ -58,7 +58,7 @@ def prepare(args: Mapping[str, object]) -> None:
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     _training(_group(args, "training"), {})
     # Named but not used: the import takes seconds, and every child inherits it.
-    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # see above
+    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
 
     corpus(source)
 

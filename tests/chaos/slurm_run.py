@@ -24,7 +24,7 @@ class Plan:
     workers: int = 8
     nodes: int = 5
     seconds: tuple[float, float] = (1.0, 5.0)
-    pace_s: float = 1.5
+    pace_s: float = 1.1
     deadline_s: float = 330.0
 
 

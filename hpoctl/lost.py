@@ -16,7 +16,7 @@ from hpoctl.backends import local, slurm
 from hpoctl.lease import Watch
 from hpoctl.record import Fate, WorkerId, WorkerRecord
 from hpoctl.rundir import RunDir
-from hpoctl.words import BackendName
+from hpoctl.words import BackendName, Cause
 
 _FRESH_S = 10.0  # so old an answer may be that another worker of the run was given
 _BEAT_PATIENCE_S = 5.0  # a worker's trial waits for the answers to its reports meanwhile
@@ -111,6 +111,13 @@ class Observer:
 def observe(backend: BackendName, run_dir: RunDir, lease_s: float) -> Observer:
     """An observer of a run on one of our batch systems."""
     return Observer(run_dir=run_dir, fates=FATES[backend], lease_s=lease_s)
+
+
+def causes(
+    backend: BackendName, run_dir: RunDir, workers: Sequence[WorkerRecord]
+) -> Mapping[str, Cause]:
+    """Why the tasks of workers that are gone ended, as far as the batch system says."""
+    return slurm.causes(workers, run_dir) if backend is BackendName.SLURM else {}
 
 
 def still_there(workers: Iterable[WorkerRecord]) -> Sequence[WorkerRecord]:

@@ -126,8 +126,13 @@ class Worker:
     def clear_up(self) -> None:
         """Delivers results that nobody delivered, and gives back what earlier lives held."""
         spool.deliver(self.run_dir, self.store)
-        if self.record.life > 1:  # Slurm, or worker.sh, started this task again
-            self.store.return_lost(lambda worker: False)
+        if self.record.life == 1:
+            return
+        # Slurm, or worker.sh, started this task again.
+        earlier = [w for w in lost.still_there(self.store.workers()) if w.task == self.record.task]
+        queued_again = [w for w in earlier if w.restarts < self.record.restarts]
+        causes = lost.causes(self.run.backend, self.run_dir, queued_again)
+        self.store.return_lost(lambda worker: False, causes=causes)
 
     def run_trials(self) -> str:
         """Prepares, then runs trials until there is a reason to leave; gives the reason."""
@@ -170,9 +175,13 @@ class Worker:
             self.store.rest()  # the batch system may take its time
             gone = self.watch.look(others, time.monotonic())
             if gone:
+                those = [worker for worker in others if worker.id in gone]
+                causes = lost.causes(self.run.backend, self.run_dir, those)
                 spool.deliver(self.run_dir, self.store)
                 returned = self.store.return_lost(
-                    lambda worker: worker in gone, cancelled_at=self.run_dir.cancelled_at()
+                    lambda worker: worker in gone,
+                    cancelled_at=self.run_dir.cancelled_at(),
+                    causes=causes,
                 )
                 log.info("trials %s of workers that are gone wait again", returned)
         except Unreachable as wrong:

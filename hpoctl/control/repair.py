@@ -68,8 +68,14 @@ def repair_run(opened: OpenRun, note: Callable[[str], None]) -> Repaired:
 def _give_back(opened: OpenRun, store: Store, gone: Collection[WorkerId]) -> list[int]:
     if not gone:
         return []
-    cancelled_at = opened.run_dir.cancelled_at()
-    return store.return_lost(lambda worker: worker in gone, cancelled_at=cancelled_at)
+    from hpoctl import lost
+
+    those = [worker for worker in store.workers() if worker.id in gone]
+    return store.return_lost(
+        lambda worker: worker in gone,
+        cancelled_at=opened.run_dir.cancelled_at(),
+        causes=lost.causes(opened.run.backend, opened.run_dir, those),
+    )
 
 
 def _may_be_gone(worker: WorkerRecord, fates: Mapping[WorkerId, Fate], lease_s: float) -> bool:

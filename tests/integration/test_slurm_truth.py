@@ -106,6 +106,26 @@ def test_a_slurmctld_that_starts_again_in_the_middle_of_a_repair_is_waited_for(
     assert repair(sweep)["repaired"]["returned"] == [0]
 
 
+def test_a_node_that_fails_is_named_as_the_cause_and_its_trial_runs_again(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep("postgresql", **{**ONE, "objective_args": {"seconds": 6, "steps": 1}})
+    slurm, array = start(sweep)
+    node = slurm.ask("squeue", "-ho%N", f"-j{array}").strip()
+    slurm.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    try:
+        wait_for(lambda: "PENDING" in slurm.ask("squeue", "-ho%T", f"-j{array}"), 60, "requeued")
+        assert repair(sweep)["repaired"]["returned"] == [0]
+    finally:
+        if "down" in slurm.ask("sinfo", "-hN", "-n", node, "-o%T"):  # else it is back already
+            slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    sweep.ask("workers", "add", sweep.study, "-n", "1")  # Slurm may hold a task that it requeued
+    sweep.await_finished(1)
+    (group,) = sweep.ask_json("failures", sweep.study)["failures"]
+    assert group["cause"] == "node_fail"
+    assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
+
+
 @pytest.fixture
 def counted_squeue(hpoctl: Any, tmp_path: Path) -> Path:
     """A squeue first on PATH that notes each call and then runs the real one."""

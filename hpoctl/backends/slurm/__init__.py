@@ -19,6 +19,7 @@ from hpoctl.plan import JobArray
 from hpoctl.record import Charge, Fate, Look, TaskRecord, WorkerId, WorkerRecord
 from hpoctl.rundir import RunDir, slug
 from hpoctl.script import body, exports
+from hpoctl.words import Cause
 
 if TYPE_CHECKING:
     from hpoctl.delay import Delay
@@ -144,9 +145,7 @@ def fates(
 
     What squeue has forgotten, sacct is asked, if there is one.
     """
-    arrays = dict.fromkeys(submission.id for submission in run_dir.submissions())
-    arrays |= dict.fromkeys(worker.task.rpartition("_")[0] for worker in workers)
-    ids = [id_ for id_ in arrays if id_.isdigit()]
+    ids = _ids(workers, run_dir)
     try:
         known = queue.look(ids, run_dir, newer_than=newer_than, timeout_s=patience_s)
     except NotHere:
@@ -161,18 +160,41 @@ def fates(
     return known.asked_at, {**said, **_accounted(forgotten, ids, run_dir, patience_s)}
 
 
+def causes(workers: Sequence[WorkerRecord], run_dir: RunDir) -> Mapping[str, Cause]:
+    """Why the tasks of workers that are gone ended, where squeue or sacct says so."""
+    if not workers:
+        return {}
+    ids = _ids(workers, run_dir)
+    try:
+        known = queue.look(ids, run_dir, newer_than=time.time() - _FRESH_S, timeout_s=_GLANCE_S)
+    except BatchSystemError:
+        known = Look()
+    return fate.causes(workers, known.tasks, _charged(ids, run_dir, _GLANCE_S))
+
+
+def _ids(workers: Sequence[WorkerRecord], run_dir: RunDir) -> list[str]:
+    """All arrays of a run, those too that only its workers know of."""
+    arrays = dict.fromkeys(submission.id for submission in run_dir.submissions())
+    arrays |= dict.fromkeys(worker.task.rpartition("_")[0] for worker in workers)
+    return [id_ for id_ in arrays if id_.isdigit()]
+
+
 def _accounted(
     workers: Sequence[WorkerRecord], ids: Sequence[str], run_dir: RunDir, patience_s: float
 ) -> Mapping[WorkerId, Fate]:
     if not workers:
         return {}
+    return fate.by_accounting(workers, _charged(ids, run_dir, patience_s))
+
+
+def _charged(ids: Sequence[str], run_dir: RunDir, patience_s: float) -> tuple[Charge, ...]:
+    """What accounting says, or nothing."""
     try:
         since = time.time() - _FRESH_S
-        known = accounting.charges(ids, run_dir, newer_than=since, timeout_s=patience_s)
+        return accounting.charges(ids, run_dir, newer_than=since, timeout_s=patience_s)
     except BatchSystemError as wrong:
         log.info("no word from accounting: %s", wrong)
-        return {}
-    return fate.by_accounting(workers, known)
+        return ()
 
 
 def charges(ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...]:

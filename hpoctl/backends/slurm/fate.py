@@ -1,10 +1,11 @@
-"""Whether a worker's life is over, by what squeue and sacct say. Pure."""
+"""Whether a worker's life is over, and why, by what squeue and sacct say. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from hpoctl.record import Charge, Fate, TaskRecord, TaskState, WorkerId, WorkerRecord
+from hpoctl.words import Cause
 
 _ENDED = (
     TaskState.COMPLETED,
@@ -17,6 +18,16 @@ _ENDED = (
     TaskState.OUT_OF_MEMORY,
     TaskState.PREEMPTED,
 )
+_CAUSES = {
+    TaskState.NODE_FAIL: Cause.NODE_FAIL,
+    TaskState.BOOT_FAIL: Cause.NODE_FAIL,
+    TaskState.OUT_OF_MEMORY: Cause.HOST_OOM,
+    TaskState.TIMEOUT: Cause.TIMEOUT,
+    TaskState.DEADLINE: Cause.TIMEOUT,
+    TaskState.PREEMPTED: Cause.PREEMPTED,
+    TaskState.REQUEUED: Cause.PREEMPTED,
+    TaskState.CANCELLED: Cause.PREEMPTED,
+}
 _SKEW_S = 5.0  # between the clocks of slurmctld and of a node
 
 
@@ -53,11 +64,37 @@ def by_accounting(
 
 
 def _by_charge(worker: WorkerRecord, charges: Sequence[Charge]) -> Fate:
+    return Fate.FORGOTTEN if _ended_as(worker, charges) is None else Fate.GONE
+
+
+def _ended_as(worker: WorkerRecord, charges: Sequence[Charge]) -> TaskState | None:
+    """How accounting says that a life ended, or None while it does not."""
     begun = worker.allocated_at or worker.started_at
     before = [c for c in charges if c.task == worker.task and c.started_at <= begun + _SKEW_S]
     if before and before[-1].ended_at is not None and before[-1].state in _OVER:
-        return Fate.GONE
-    return Fate.FORGOTTEN
+        return before[-1].state
+    return None
 
 
 _OVER = (*_ENDED, TaskState.REQUEUED)  # in accounting a life that was queued again is over
+
+
+def causes(
+    workers: Iterable[WorkerRecord], tasks: Sequence[TaskRecord], charges: Sequence[Charge]
+) -> Mapping[str, Cause]:
+    """Why tasks took their workers' lives with them, where Slurm says so.
+
+    squeue knows how a task ended that is still the worker's; only accounting knows why one was
+    queued again.
+    """
+    known = {task.task: task for task in tasks}
+    found = {}
+    for worker in workers:
+        task = known.get(worker.task)
+        state = _ended_as(worker, charges)
+        if state is None and task is not None:
+            again = task.restarts > worker.restarts
+            state = TaskState.REQUEUED if again else task.state
+        if state in _CAUSES:
+            found[worker.task] = _CAUSES[state]
+    return found

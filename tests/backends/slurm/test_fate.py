@@ -8,8 +8,9 @@ import pytest
 
 from hpoctl.backends import slurm
 from hpoctl.backends.slurm import accounting, fate
-from hpoctl.record import Fate, TaskRecord, TaskState, WorkerId, WorkerRecord
+from hpoctl.record import Charge, Fate, TaskRecord, TaskState, WorkerId, WorkerRecord
 from hpoctl.rundir import RunDir
+from hpoctl.words import Cause
 
 from ..conftest import FakeProgram, squeue_line
 
@@ -54,6 +55,40 @@ def test_a_task_that_runs_again_says_nothing_good_of_its_former_life() -> None:
     assert by_state(TaskState.RUNNING, restarts=1) is Fate.GONE
     assert by_state(TaskState.SUSPENDED, restarts=2, known=1) is Fate.GONE
     assert by_state(TaskState.RUNNING, restarts=1, known=1) is Fate.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        (TaskState.NODE_FAIL, Cause.NODE_FAIL),
+        (TaskState.OUT_OF_MEMORY, Cause.HOST_OOM),
+        (TaskState.TIMEOUT, Cause.TIMEOUT),
+        (TaskState.PREEMPTED, Cause.PREEMPTED),
+        (TaskState.CANCELLED, Cause.PREEMPTED),
+    ],
+)
+def test_why_a_task_ended_is_known_by_squeue_and_by_accounting(
+    state: TaskState, cause: Cause
+) -> None:
+    task = TaskRecord(task="7_0", state=state)
+    assert fate.causes([worker()], [task], []) == {"7_0": cause}
+    charge = Charge(
+        task="7_0", state=state, started_at=999.0, ended_at=1500.0, elapsed_s=501.0, gpus=1
+    )
+    runs_again = TaskRecord(task="7_0", state=TaskState.RUNNING, restarts=1)
+    assert fate.causes([worker()], [runs_again], [charge]) == {"7_0": cause}
+    assert fate.causes([worker()], [], [charge]) == {"7_0": cause}
+
+
+def test_a_task_that_was_queued_again_was_taken_away_where_nobody_says_more() -> None:
+    again = TaskRecord(task="7_0", state=TaskState.PENDING, restarts=1)
+    assert fate.causes([worker()], [again], []) == {"7_0": Cause.PREEMPTED}
+
+
+def test_a_task_that_runs_or_failed_says_nothing_of_why_its_worker_is_gone() -> None:
+    for state in (TaskState.RUNNING, TaskState.FAILED, TaskState.COMPLETED):
+        assert fate.causes([worker()], [TaskRecord(task="7_0", state=state)], []) == {}
+    assert fate.causes([worker()], [], []) == {}
 
 
 def test_a_task_that_squeue_does_not_list_is_forgotten_and_not_gone() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Slurm, wait_for
+from servers import require_slurm, wait_for
 
 from chaos import slurm_faults
 from chaos.slurm import opened
@@ -26,8 +26,9 @@ PLAN = Plan(
 
 
 @pytest.fixture(scope="module")
-def result(slurm: Slurm) -> dict[str, Any]:
-    """One run for all tests; the fixture `slurm` says whether Slurm is here at all."""
+def result() -> dict[str, Any]:
+    """One run for all tests."""
+    require_slurm()
     with opened(PLAN.nodes) as stage:
         return run(stage, PLAN)
 
@@ -73,9 +74,8 @@ def marked(mark: str) -> list[str]:
     ("number", "moment"),
     [(signal.SIGINT, "slurmctld"), (signal.SIGTERM, "hpoctl worker")],
 )
-def test_an_interrupted_run_leaves_no_process_behind(
-    slurm: Slurm, number: signal.Signals, moment: str
-) -> None:
+def test_an_interrupted_run_leaves_no_process_behind(number: signal.Signals, moment: str) -> None:
+    require_slurm()
     mark = f"CHAOS_MARK={secrets.token_hex(8)}"
     name, _, value = mark.partition("=")
     process = subprocess.Popen(

@@ -64,7 +64,10 @@ class Clock:
 
 
 def clock(allocation: Allocation, backend: BackendName, started_at: float) -> Clock:
-    """The clock of an allocation: by its batch system, else by its walltime from `started_at`."""
+    """The clock of an allocation: by its batch system, else by its walltime from `started_at`.
+
+    Slurm is not asked by every worker that starts, but before one acts on what it knows.
+    """
 
     def ask() -> float | None:
         if backend is not BackendName.SLURM or allocation.walltime_s is None:
@@ -74,7 +77,7 @@ def clock(allocation: Allocation, backend: BackendName, started_at: float) -> Cl
         except BatchSystemError:  # no squeue on this node, or no answer now
             return None
 
-    known = allocation.ends_at or ask()
+    known = allocation.ends_at
     if known is None and allocation.walltime_s is not None:
         known = started_at + allocation.walltime_s
     return Clock(ends_at=known, ask=ask)

@@ -8,7 +8,7 @@ set -eo pipefail
 # Slurm's words stop here: the worker reads HPOCTL_* only.
 export HPOCTL_TASK="${HPOCTL_TASK:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-local}}_${SLURM_ARRAY_TASK_ID:-0}}"
 export HPOCTL_NODE="${SLURMD_NODENAME:-$(hostname)}"
-export HPOCTL_ENDS_AT="${SLURM_JOB_END_TIME:-}" # since Slurm 23.02; else the worker asks squeue
+export HPOCTL_ENDS_AT="${SLURM_JOB_END_TIME:-}" # since Slurm 23.02; else counted, and asked
 export HPOCTL_RESTARTS="${SLURM_RESTART_COUNT:-0}" # how often Slurm has queued this task again
 HPOCTL_ALLOCATED_AT="$(date +%s)"                  # the time that HPOCTL_SETUP takes counts too
 export HPOCTL_ALLOCATED_AT

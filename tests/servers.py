@@ -185,6 +185,7 @@ class MariaDB(_Database):
         options = [
             "--no-defaults",
             f"--datadir={self._folder / 'data'}",
+            f"--tmpdir={self._folder}",  # it removes what it finds of its kind, others' too
             "--innodb-log-file-size=16M",
             "--innodb-buffer-pool-size=64M",
             "--innodb-flush-log-at-trx-commit=2",  # making its tables takes seconds otherwise

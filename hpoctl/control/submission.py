@@ -130,12 +130,15 @@ def submit(request: Request) -> Submitted:
 
     resumed = run_dir.plan_file.exists()
     location = locate_study(sweep.gist, run.workdir, run_dir)
+    folders = (run_dir.path, *run_dir.path.parents)
+    made = [folder for folder in folders if not folder.exists()]
     run_dir.make()
     try:
         store.create(location, sweep, queue(sweep), owner=str(run_dir.path))
     except HpoctlError:
-        with suppress(OSError):  # there was something in it before
-            run_dir.path.rmdir()
+        with suppress(OSError):  # something of it may be worth a look
+            for folder in made:
+                folder.rmdir()
         raise
     try:
         run_dir.create(text, run)

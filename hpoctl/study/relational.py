@@ -40,7 +40,7 @@ from hpoctl.study.protocol import (
     written_off,
 )
 from hpoctl.study.roster import Roster
-from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts, read_parts
+from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts
 from hpoctl.study.statements import Statements
 from hpoctl.study.storages import open_tables
 from hpoctl.sweep import Asha, Sweep, Tpe
@@ -64,7 +64,7 @@ class RelationalStore(Roster):
         self._study = optuna.load_study(
             study_name=sweep.study, storage=self._mirror, pruner=self._pruner
         )
-        self._parts = read_parts(sweep)
+        self._parts = translate.read_parts(sweep)
         self._marks: dict[News, int] = {}
         self._claimed: set[int] = set()
         self._after = 0

@@ -14,7 +14,6 @@ from hpoctl.record import WorkerRecord
 from hpoctl.study.database import Statement
 from hpoctl.study.dialect import Dialect
 from hpoctl.study.protocol import Claim, Outcome
-from hpoctl.sweep import Asha, Median, Sweep, Tpe
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +41,6 @@ class Parts:
     values: bool = True
     attrs: bool = True
     steps: tuple[str, ...] = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
-
-
-def read_parts(sweep: Sweep) -> Parts | None:
-    """What samplers and pruners read of other trials; None where they read nothing."""
-    tpe, median, asha = (
-        isinstance(sweep.sampler, Tpe),
-        isinstance(sweep.pruner, Median),
-        isinstance(sweep.pruner, Asha),
-    )
-    if not (tpe or median or asha):
-        return None
-    steps = (*(["PRUNED"] if tpe else []), *(["COMPLETE"] if median else []))
-    return Parts(params=tpe, values=True, attrs=asha, steps=steps)
 
 
 EVERYTHING = Parts()

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, create_trial
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
 from hpoctl.study.protocol import Outcome
+from hpoctl.study.rows import Parts
 from hpoctl.sweep import Asha, Median, NoPruner, Sweep, Tpe
 from hpoctl.trial import derive_seed
 
@@ -75,6 +76,19 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
             return IntDistribution(low, high, log=log, step=step)
         case Float(low=low, high=high, log=log, step=float_step):
             return FloatDistribution(low, high, log=log, step=float_step)
+
+
+def read_parts(sweep: Sweep) -> Parts | None:
+    """What samplers and pruners read of other trials; None where they read nothing."""
+    tpe, median, asha = (
+        isinstance(sweep.sampler, Tpe),
+        isinstance(sweep.pruner, Median),
+        isinstance(sweep.pruner, Asha),
+    )
+    if not (tpe or median or asha):
+        return None
+    steps = (*(["PRUNED"] if tpe else []), *(["COMPLETE"] if median else []))
+    return Parts(params=tpe, values=True, attrs=asha, steps=steps)
 
 
 def encoder(space: SearchSpace) -> Callable[[str, Value], tuple[float, str]]:

@@ -150,7 +150,8 @@ def test_slurm_is_asked_once_however_many_tasks_and_however_often(
     counted_squeue.write_text("")
     for command in (["status"], ["workers", "list"], ["status", "--json"]):
         sweep.ask(*command, sweep.study)
-    assert counted_squeue.read_text() in ("x\n", "x\nx\n")  # four seconds may pass meanwhile
+    asked = counted_squeue.read_text().count("x")
+    assert 1 <= asked <= 3  # not eight, one a task; each answer is good for four seconds
     sweep.await_finished(12)
 
 

@@ -119,19 +119,19 @@ def ledger(
 ) -> tuple[Line, ...]:
     """Every allocation by its start; `until` says how far a worker without an end is counted."""
     lives, spans = _lives(workers), _spans(tasks, charges, now)
-    of = _matched(lives, spans)
+    of = _matched(lives, spans, until)
     lines = [life.line(until, of.get(life)) for life in lives]
     lines += [_unsigned(span, lives) for span in spans if span not in of.values()]
     return tuple(sorted(lines, key=lambda line: (line.started_at, line.task)))
 
 
-def _matched(lives: Sequence[_Life], spans: Sequence[_Span]) -> dict[_Life, _Span]:
+def _matched(lives: Sequence[_Life], spans: Sequence[_Span], until: Until) -> dict[_Life, _Span]:
     """Each life's allocation, the nearest starts first."""
     pairs = sorted(
         (abs(life.begun - span.begun), number, place)
         for number, life in enumerate(lives)
         for place, span in enumerate(spans)
-        if _fits(life, span)
+        if _fits(life, until(life.workers[-1]), span)
     )
     found: dict[int, int] = {}
     for _, number, place in pairs:
@@ -195,9 +195,16 @@ def _spans(tasks: Sequence[TaskRecord], charges: Sequence[Charge], now: float) -
     return sorted(spans, key=lambda span: span.begun)
 
 
-def _fits(life: _Life, span: _Span) -> bool:
+def _fits(life: _Life, ended: float, span: _Span) -> bool:
+    """Whether the life began in this allocation.
+
+    Or before: a slurmctld that was killed forgets when it started a task, and starts it anew in its
+    books, seconds later, while the worker runs on.
+    """
+    if life.workers[0].task != span.task:
+        return False
     end = span.begun + span.seconds + _SKEW_S
-    return life.workers[0].task == span.task and span.begun - _SKEW_S <= life.begun <= end
+    return span.begun - _SKEW_S <= life.begun <= end or life.begun < span.begun < ended - _SKEW_S
 
 
 def _unsigned(span: _Span, lives: Sequence[_Life]) -> Line:

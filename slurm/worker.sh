@@ -23,7 +23,8 @@ set +e
 # This shell stays: Slurm sends the warning before the walltime to it alone (--signal=B:), and a
 # worker that is killed, as by the out-of-memory killer, is started again. Its next life takes up
 # the trial that this one held. The worker ends with this shell, whatever ends it.
-export HPOCTL_SUPERVISOR=$$
+HPOCTL_SUPERVISOR="$$ $(readlink /proc/self/ns/pid)" # a number, and where it counts
+export HPOCTL_SUPERVISOR
 hpoctl_walltime_s=${HPOCTL_WALLTIME_S:-}
 hpoctl_worker='' hpoctl_interrupted='' hpoctl_told=''
 

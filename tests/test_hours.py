@@ -147,3 +147,11 @@ def test_every_allocation_is_one_line_whoever_knows_of_it(
     expected = sum(seconds for _, seconds, signed, charged in given_ if signed or charged)
     assert sum(line.allocated_s for line in lines) == pytest.approx(expected)
     assert all(min(line.idle_s, line.startup_s, line.training_s) >= 0 for line in lines)
+
+
+def test_a_life_whose_start_slurm_forgot_is_not_counted_twice() -> None:
+    first = charge("7_0", 20.0, 80.0)
+    line = only(WHOLE, charges=[charge("7_0", 104.0, 192.0)])
+    assert (line.allocated_s, line.known_from, line.trials) == (88, "sacct", 3)
+    both = ledger([WHOLE], until, charges=[first, charge("7_0", 104.0, 192.0)])
+    assert [line.reason for line in both] == ["no worker signed on", None]

@@ -57,8 +57,23 @@ def worker(run_dir: Path) -> None:
 
 
 def _end_with(supervisor: str) -> None:
-    """Ends this process with slurm/worker.sh, so that a killed task leaves no worker behind."""
+    """Ends this process with slurm/worker.sh, so that a killed task leaves no worker behind.
+
+    At once, if that died while this program was loaded: who runs on without an allocation takes
+    another one's GPU. A shell of another namespace is one outside of our container: who knows.
+    """
     from hpoctl.child import end_with_parent
 
-    if supervisor == str(os.getppid()):  # not a program between them, or a container
+    pid, _, namespace = supervisor.partition(" ")
+    if pid == str(os.getppid()):  # not a program between them, or a container
         end_with_parent(signal.SIGKILL)
+    if namespace == _namespace() and not Path("/proc", pid).exists():
+        sys.exit(f"hpoctl: worker.sh, process {pid}, is gone: no worker without it")
+
+
+def _namespace() -> str | None:
+    """Where the numbers of processes count; None where the kernel does not say."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None

@@ -217,3 +217,25 @@ def test_a_worker_ends_with_its_shell(task: Task) -> None:
         worker = int((task.folder / "ready").read_text())
         started.kill()
     wait_until(lambda: not is_alive(worker))
+
+
+def test_a_worker_whose_shell_died_while_it_was_loaded_ends_at_once(task: Task) -> None:
+    python = task.folder / "program"
+    python.write_text(
+        f"#!{sys.executable}\n"
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "Path('loading').write_text(str(os.getpid()))\n"
+        "while not Path('loaded').exists():\n"
+        "    time.sleep(0.02)\n"
+        "from hpoctl.cli.inside import _end_with\n"
+        "_end_with(os.environ.pop('HPOCTL_SUPERVISOR'))\n"
+        "time.sleep(600)\n"
+    )
+    loading = task.folder / "loading"
+    with task.start(setup=f"export PYTHONPATH={os.environ.get('PYTHONPATH', '')}") as started:
+        wait_until(lambda: loading.exists() and loading.read_text())
+        worker = int(loading.read_text())
+        started.kill()
+    (task.folder / "loaded").touch()
+    wait_until(lambda: not is_alive(worker))

@@ -204,7 +204,7 @@ def _fits(life: _Life, ended: float, span: _Span) -> bool:
     if life.workers[0].task != span.task:
         return False
     end = span.begun + span.seconds + _SKEW_S
-    return span.begun - _SKEW_S <= life.begun <= end or life.begun < span.begun < ended - _SKEW_S
+    return span.begun - _SKEW_S <= life.begun <= end or life.begun < span.begun < ended + _SKEW_S
 
 
 def _unsigned(span: _Span, lives: Sequence[_Life]) -> Line:

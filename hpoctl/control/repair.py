@@ -108,7 +108,13 @@ def _silent(
         silent = watch.look([seen[name] for name in names if name in seen], now)
         if silent:
             return silent
-        names = {w.id for w in suspects if w.id in seen and seen[w.id].seen_at == w.seen_at}
+        # Whoever was written off meanwhile keeps its last sign, and the watch passes it over.
+        names = {
+            w.id
+            for w in suspects
+            if (now_is := seen.get(w.id)) is not None
+            and (now_is.ended_at, now_is.seen_at) == (None, w.seen_at)
+        }
         time.sleep(watch.beat_s if names else 0)
     return ()
 

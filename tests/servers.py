@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Server(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Database:
+class _Database(ABC):
     """What both servers have in common: a password, a folder, a process that may be halted."""
 
     _DIALECT: ClassVar[str]
@@ -95,8 +96,9 @@ class _Database:
         """A database of this server as a URL."""
         return _url(self._DIALECT, password or self.password, self.port, database)
 
+    @abstractmethod
     def _execute(self, statement: str) -> None:
-        raise NotImplementedError
+        """Runs one statement as the user of the tests."""
 
 
 @dataclass(slots=True, kw_only=True)

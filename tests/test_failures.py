@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,7 +66,7 @@ def test_a_program_says_what_it_died_of_in_its_last_words(printed: str, cause: C
 
 def attempt(number: int, error: str | None = None, **changes: object) -> AttemptRecord:
     """Trial `number`, which failed with this error, or succeeded."""
-    given: dict[str, object] = {
+    given: dict[str, Any] = {
         "task": "7_0",
         "node": "n1",
         "attempt": 1,
@@ -76,7 +77,7 @@ def attempt(number: int, error: str | None = None, **changes: object) -> Attempt
         "error": error or "",
         **changes,
     }
-    return AttemptRecord(number=number, **given)  # type: ignore[arg-type]  # a test's shorthand
+    return AttemptRecord(number=number, **given)
 
 
 def test_failures_that_differ_in_numbers_only_are_the_same() -> None:

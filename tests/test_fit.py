@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +18,9 @@ from hpoctl.sweep import Resources
 from hpoctl.words import Mode
 
 
-def cap(name: str, measure: Measure, value: int, resource: str = "", **more: object) -> Cap:
+def cap(name: str, measure: Measure, value: int, resource: str = "", **more: Any) -> Cap:
     made = Cap(name=name, holder="account lab", measure=measure, value=value, resource=resource)
-    return replace(made, **more)  # type: ignore[arg-type]  # the fields of Cap
+    return replace(made, **more)
 
 
 SITE = Limits(

@@ -180,7 +180,10 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
         return f"{task.name}: {found[0]}"
 
     timed_out = _in_state(stage, task, "TIMEOUT")
-    seen: Seen = lambda: warned() or timed_out()  # noqa: E731  # two looks in one
+
+    def seen() -> str | None:
+        return warned() or timed_out()
+
     return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=40)
 
 
@@ -270,7 +273,10 @@ def _kill(pid: int, victim: str, task: str) -> Strike | None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return None
-    seen: Seen = lambda: None if is_alive(pid) else f"process {pid} is gone"  # noqa: E731  # short
+
+    def seen() -> str | None:
+        return None if is_alive(pid) else f"process {pid} is gone"
+
     return Strike(victim=victim, tasks=(task,), seen=seen)
 
 

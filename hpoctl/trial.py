@@ -1,4 +1,4 @@
-"""What an objective may import: its Trial, and Pruned and Checkpointed, which it may raise.
+"""What an objective may import: its Trial, and Pruned, Infeasible and Checkpointed, to be raised.
 
 An objective runs in a child process of the worker. It never sees the study or its password:
 `report` crosses a pipe to the worker, which writes to the study and answers "prune" or "go on".
@@ -16,6 +16,10 @@ Outcome = float | Sequence[float] | Mapping[str, float]
 
 class Pruned(Exception):
     """Raised by an objective to end its trial early as PRUNED."""
+
+
+class Infeasible(Exception):
+    """Raised by an objective whose parameters no trial can use, such as a size not to be divided."""
 
 
 class Checkpointed(Exception):

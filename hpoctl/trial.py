@@ -19,7 +19,7 @@ class Pruned(Exception):
 
 
 class Infeasible(Exception):
-    """Raised by an objective whose parameters no trial can use, such as a size not to be divided."""
+    """Raised by an objective whose parameters no trial can use, such as sizes that do not fit."""
 
 
 class Checkpointed(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpoctl.objectives import causal_lm
-from hpoctl.objectives._text import END, Source, corpus
+from hpoctl.objectives.causal_lm.text import END, Source, corpus
 
 from .conftest import MakeTrial
 

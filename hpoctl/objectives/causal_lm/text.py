@@ -1,4 +1,4 @@
-"""Text for the objectives: read it, train a tokenizer on it, cut it into blocks of tokens.
+"""The text of a sweep: read it, train a tokenizer on it, cut it into blocks of tokens.
 
 Runs in the worker before the fork, so it starts no threads, and keeps everything in memory: any
 number of workers may read the same file at once. It knows no model, no trial and no sweep file.
@@ -6,14 +6,17 @@ number of workers may read the same file at once. It knows no model, no trial an
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hpoctl.objectives.causal_lm.values import check_names, share, whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +44,24 @@ class Corpus:
     tokenizer: Tokenizer
     train: Dataset
     validation: Dataset
+
+
+def read_source(dataset: Mapping[str, object]) -> Source:
+    """The group `dataset` as a value, defaults filled in. Raises ValueError."""
+    check_names(dataset, ("builtin", *(key.name for key in dataclasses.fields(Source))), "dataset.")
+    if ("path" in dataset) == ("builtin" in dataset):
+        raise ValueError("dataset: give either 'path: file.jsonl' or 'builtin: pydoc'")
+    if dataset.get("builtin", "pydoc") != "pydoc":
+        raise ValueError(f"dataset.builtin: {dataset['builtin']!r} is not known; known: pydoc")
+    limit = dataset.get("max_blocks")
+    return Source(
+        path=Path(str(dataset["path"])).expanduser() if "path" in dataset else None,
+        text_column=str(dataset.get("text_column", "text")),
+        validation_share=share("dataset.validation_share", dataset.get("validation_share", 0.1)),
+        block_size=whole("dataset.block_size", dataset.get("block_size", 64), least=2),
+        vocab_size=whole("dataset.vocab_size", dataset.get("vocab_size", 2000), least=257),
+        max_blocks=None if limit is None else whole("dataset.max_blocks", limit, least=2),
+    )
 
 
 # The one piece of state in this module, and the reason for preparing at all: what the worker has

@@ -72,6 +72,16 @@ def complain(path: Path, overrides: Sequence[str], key: str, message: str) -> Co
     return ConfigError(_locate(wrong, tree, str(path), overrides))
 
 
+def check_space(text: str, name: str) -> None:
+    """Raises ConfigError where a file is no search space by itself, with its line."""
+    tree = _read(text, name)
+    try:
+        _space(_plain(tree))
+    except _Complaint as wrong:
+        inside = _Complaint(wrong.place[1:], wrong.message)
+        raise ConfigError(_locate(inside, tree, name, ())) from wrong
+
+
 def dump(tree: Mapping[str, object]) -> str:
     """A nested mapping as YAML 1.2 text, in its own order."""
     out = StringIO()
@@ -323,4 +333,4 @@ def _locate(wrong: _Complaint, tree: CommentedMap, name: str, overrides: Sequenc
             return f"{where} (on the command line): {wrong.message}"
         if path.startswith(f"{where}."):
             return f"{name}:{line}: {where} (with {path} of the command line): {wrong.message}"
-    return f"{name}:{line}: {where}: {wrong.message}"
+    return f"{name}:{line}: {where}{': ' if where else ''}{wrong.message}"

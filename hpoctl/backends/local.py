@@ -64,15 +64,18 @@ def _devices(tasks: int, each: int) -> list[str | None]:
 
     Without GPUs in the sweep a task sees what the submitter sees (submitit would hide them all).
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = visible.split(",") if visible else _gpus_here() if visible is None else []
+    visible, known = os.environ.get("CUDA_VISIBLE_DEVICES"), visible_gpus()
     if not each or len(known) < each:
         return [visible] * tasks
     shares = [known[i : i + each] for i in range(0, len(known) - each + 1, each)]
     return [",".join(shares[task % len(shares)]) for task in range(tasks)]
 
 
-def _gpus_here() -> list[str]:
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves to us."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return visible.split(",") if visible else []
     return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
 
 

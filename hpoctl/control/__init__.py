@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
+    from hpoctl.control.tuning import TuneRequest, submit_tuning, tune
 
 _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
@@ -48,6 +49,7 @@ _HOMES = {
     "reasons": ("Why", "read_why"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
+    "tuning": ("TuneRequest", "submit_tuning", "tune"),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
 }
 
@@ -67,6 +69,7 @@ __all__ = [
     "Request",
     "Retried",
     "Submitted",
+    "TuneRequest",
     "Why",
     "add_workers",
     "cancel",
@@ -87,5 +90,7 @@ __all__ = [
     "retry",
     "run",
     "submit",
+    "submit_tuning",
+    "tune",
     "write_report",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -153,7 +152,7 @@ def submit(request: Request) -> Submitted:
             )
     except HpoctlError:
         if not run_dir.submissions():
-            _abandon(run_dir, location, run.study)
+            _abandon(run_dir, location, run)
         raise
     rundir.remember(run_dir, os.environ)
     return Submitted(
@@ -192,7 +191,7 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
         return
     if not accepted and before.study == run.study:
         gist = before.gist or config.load(run_dir.sweep_file, before.overrides).gist
-        _abandon(run_dir, locate_study(gist, before.workdir, run_dir), before.study)
+        _abandon(run_dir, locate_study(gist, before.workdir, run_dir), before)
         return
     raise StudyError(
         f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"
@@ -201,9 +200,9 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     )
 
 
-def _abandon(run_dir: RunDir, location: Location, study: str) -> None:
+def _abandon(run_dir: RunDir, location: Location, run: Run) -> None:
     """Takes back a study that no array was submitted for."""
     from hpoctl.study import store
 
-    store.delete(location, study, owner=str(run_dir.path))
-    shutil.rmtree(run_dir.path, ignore_errors=True)
+    store.delete(location, run.study, owner=str(run_dir.path))
+    run_dir.remove(run)

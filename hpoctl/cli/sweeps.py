@@ -10,7 +10,7 @@ import click
 
 from hpoctl import control, output
 from hpoctl.cli.options import Command, formatted
-from hpoctl.output import Format
+from hpoctl.output import Format, models
 
 if TYPE_CHECKING:
     from hpoctl.control import Request
@@ -95,6 +95,15 @@ def submit(request: Request, dry_run: bool, form: str) -> None:
         output.suggest(f"submit {request.sweep_file}")
         return
     output.show_submitted(control.submit(request), Format(form), "submitted")
+
+
+@click.command()
+@swept
+@formatted
+def prefetch(request: Request, form: str) -> None:
+    """Fetch the models and data of SWEEP from the hub; its workers then ask no hub."""
+    models.show_fetched(control.fetch(request), Format(form))
+    output.suggest(f"submit {request.sweep_file}")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from hpoctl import control, output
 from hpoctl.cli.options import formatted
-from hpoctl.output import Format
+from hpoctl.output import Format, models
 from hpoctl.words import BackendName
 
 _FILE = click.Path(path_type=Path)
@@ -81,4 +81,4 @@ def tune(backend: str, overrides: tuple[str, ...], form: str, **given: Any) -> N
         ended = control.tune(request, watch)
     report = control.write_report(str(ended.run_dir), None)
     control.check_ended(ended)
-    output.show_tuned(ended, report, Format(form), lower=request.lower_is_better)
+    models.show_tuned(ended, report, Format(form), lower=request.lower_is_better)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
     from hpoctl.control.doctor import examine
     from hpoctl.control.here import check_ended, run
+    from hpoctl.control.hub import fetch
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
     from hpoctl.control.read import (
@@ -35,6 +36,7 @@ _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
+    "hub": ("fetch",),
     "queue": ("Extended", "Retried", "extend", "retry"),
     "read": (
         "Failures",
@@ -78,6 +80,7 @@ __all__ = [
     "drain_workers",
     "examine",
     "extend",
+    "fetch",
     "init",
     "plan",
     "read_best",

@@ -232,23 +232,6 @@ def show_best(best: TrialRecord, style: str, form: Format) -> None:
         print(config.dump(nest(best.params)), end="")
 
 
-def show_tuned(ended: Status, report: Report, form: Format, *, lower: bool) -> None:
-    """`tune`: the best configuration as the course text prints it, and where the report is."""
-    if form is Format.JSON:
-        show_ended(ended)
-        return
-    if (best := ended.summary.best) is not None:
-        if form is Format.TABLE:
-            print("Best hyperparameter configuration:")
-        show_best(best, "json", form)
-        if form is Format.TABLE and best.values is not None:
-            print(
-                f"\nBest value: {best.values[0]:.6g} ({'lower' if lower else 'higher'} is better)\n"
-            )
-    show_report(report, form)
-    suggest(f"trials {shell_word(ended.run.study)}")
-
-
 def show_report(report: Report, form: Format) -> None:
     """`report`: where the files are."""
     paths = {

@@ -56,13 +56,19 @@ def swept(command: Command) -> Command:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
+@click.option(
+    "--template",
+    default="starter",
+    show_default=True,
+    help="lora, scratch, trainer, pytorch, lightning, command or starter.",
+)
 @formatted
-def init(folder: Path, form: str) -> None:
-    """Write a starter sweep and its objective to FOLDER."""
-    written = control.init(folder)
+def init(folder: Path, template: str, form: str) -> None:
+    """Write a sweep to begin with, and its objective, to FOLDER."""
+    written = control.init(folder, template)
     output.show_paths(written, Format(form))
     sweep = next(path for path in written if path.name == "sweep.yaml")
-    output.suggest(f"check {sweep}")
+    output.suggest(f"check {sweep.name}", folder=sweep.parent)
 
 
 @click.command()

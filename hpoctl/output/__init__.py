@@ -43,14 +43,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def suggest(command: str) -> None:
-    """The next sensible command, as it can be typed in this shell."""
+def suggest(command: str, folder: Path = Path()) -> None:
+    """The next sensible command, as it can be typed in this shell; in `folder`, if it is there."""
+    typed, there = _relative, ""
+    if folder != Path():
+        typed, there = str, f"cd {shell_word(str(folder))} && "
     program = "hpoctl"
     if Path(sys.argv[0]).name == "__main__.py":
-        program = f"{_relative(Path(sys.executable))} -m hpoctl"
+        program = f"{typed(Path(sys.executable))} -m hpoctl"
     elif not shutil.which("hpoctl"):
-        program = _relative(Path(sys.argv[0]).absolute())
-    say(f"next: {program} {command}")
+        program = typed(Path(sys.argv[0]).absolute())
+    say(f"next: {there}{program} {command}")
 
 
 def complain(text: str) -> None:

@@ -29,6 +29,7 @@ def hpoctl(folder: Path, *words: str) -> str:
 SHORTER = {
     "starter": (),
     "command": (),
+    "lightning": ("objective_args.epochs=2",),
     "pytorch": ("objective_args.steps=40",),
 }
 

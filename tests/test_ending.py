@@ -94,6 +94,7 @@ def test_the_end_is_read_as_squeue_prints_it() -> None:
     later, earlier = parse_end("2026-11-21T16:30:10\n"), parse_end("2026-11-21T16:30:00\n")
     assert later is not None and earlier is not None
     assert later - earlier == 10.0
+    assert parse_end("1795286569\n") == 1795286569.0  # as `ask` has squeue write times
 
 
 def test_a_trial_is_expected_to_take_what_most_took_and_not_the_one_that_hung() -> None:

@@ -101,6 +101,26 @@ def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
     assert not sweep.attrs()[0].get("lost")
 
 
+def test_a_trial_whose_job_is_given_more_time_meanwhile_uses_it(make_sweep: MakeSweep) -> None:
+    sweep = with_objective(
+        make_sweep(
+            "postgresql",
+            mode="sequential",
+            objective="mine",
+            objective_args={"steps": 70},
+            budget={"trials": 1},
+            resources={"time": "1m", "warning": "29s"},
+        )
+    )
+    (id_,) = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: bool(_steps(sweep)), 60, "trial 0 has reported")
+    slurm.ask("scontrol", "update", f"JobId={id_}_0", "TimeLimit=5")
+    sweep.await_finished(1)
+    assert attempts(sweep) == [(1, 0)]
+
+
 def _steps(sweep: Sweep) -> list[str]:
     reports = sweep.run_dir.trial(0) / "metrics.jsonl"
     return reports.read_text().splitlines() if reports.exists() else []

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _FEEDING = (TaskState.PENDING, TaskState.RUNNING, TaskState.REQUEUED, TaskState.SUSPENDED)
 _LAST_S = 60.0  # that the last worker waits for the others to be gone in Slurm's eyes too
+_OTHERS_S = 10.0  # that any other one waits for the same
 _LOOK_S = 2.0
 
 _LONGEST_S = 150.0  # that somebody who lives may take to hand over one array: two commands of 60 s
@@ -38,7 +39,9 @@ _LONGEST_S = 150.0  # that somebody who lives may take to hand over one array: t
 class Backend(Protocol):
     """What a module of `backends/` offers."""
 
-    def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
+    def script(
+        self, array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None
+    ) -> str: ...
     def submit(
         self, script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
     ) -> str: ...
@@ -152,13 +155,15 @@ def feed_at_end(
     sweep: Sweep,
     waits: Callable[[], bool],
     ended: Callable[[], Collection[str]],
+    task: str,
 ) -> None:
     """`feed`, where nobody comes after us until those that have ended count no more in Slurm.
 
     `ended` gives the tasks whose workers have left: what they did for the last time lies behind
     them. Tasks that leave at the same moment would otherwise each see the others as still there.
+    Where all of them wait so, they all count: all but the first one, by its name, give up soon.
     """
-    deadline = time.monotonic() + _LAST_S
+    begun = time.monotonic()
     while not feed(run, run_dir, sweep, waits):
         if not (run.fed and left(run, run_dir)) or min(cap.value for cap in run.fed) == 1:
             return
@@ -168,6 +173,8 @@ def feed_at_end(
         except BatchSystemError:
             return
         there = {task.task for task in tasks if task.state in _FEEDING}
-        if there - set(ended()) or not waits() or time.monotonic() > deadline:
+        patience_s = _LAST_S if task == min(there, default=task) else _OTHERS_S
+        late = time.monotonic() > begun + patience_s
+        if there - set(ended()) or not waits() or late:
             return
         time.sleep(_LOOK_S)

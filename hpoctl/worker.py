@@ -63,7 +63,8 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
     try:
         reason = worker.run_trials()
         if not reason.startswith(_ENDS_ALL):
-            arrays.feed_at_end(run, run_dir, sweep, store.has_waiting, ended)
+            task = worker.allocation.task
+            arrays.feed_at_end(run, run_dir, sweep, store.has_waiting, ended, task)
         return reason
     except Unreachable:
         log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)

@@ -116,11 +116,28 @@ def _parse_gpus(value: object) -> Gpus:
     return Gpus(count=int(match[2]), type=match[1])
 
 
+class Container(_Values):
+    """An Apptainer image in which the worker runs; `args` are flags of `apptainer exec`.
+
+    `binds` are folders that it sees besides the run directory and the folder of the submission.
+    """
+
+    image: Line
+    args: tuple[Annotated[Line, Field(pattern=r"^-")], ...] = ()
+    binds: tuple[Line, ...] = ()
+
+
+def _imaged(value: object) -> object:
+    """`train.sif` stands for `{image: train.sif}`."""
+    return {"image": value} if isinstance(value, str) else value
+
+
 class Resources(_Values):
     """What one worker asks Slurm for.
 
     `setup` lines run in the allocation before the worker; `python` starts it (without: the one
-    that runs hpoctl now); `sbatch` holds further flags, passed on as they stand.
+    that runs hpoctl now, and in a `container` its python3); `sbatch` holds further flags, passed
+    on as they stand.
     """
 
     partition: Word | None = None
@@ -134,6 +151,7 @@ class Resources(_Values):
     warning: Duration | None = None
     grace: Duration = timedelta(seconds=20)
     setup: tuple[Line, ...] = ()
+    container: Annotated[Container | None, BeforeValidator(_imaged)] = None
     python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
 

@@ -47,7 +47,7 @@ def add_workers(
     avoided = tuple(summary.bad_nodes)
     arrays, sweep, notes = _planned(opened, tasks, resources, avoided, instead=instead)
     for array in arrays:
-        script = opened.backend.script(array, sweep, run_dir)
+        script = opened.backend.script(array, sweep, run_dir, opened.run.workdir)
         run_dir.script(array.name).write_text(script, encoding="utf-8")
     return Submitted(
         study=opened.run.study,

@@ -32,10 +32,10 @@ _GLANCE_S = 5.0  # a status without Slurm is better than none
 _PATIENCE_S = 20.0  # slurmctld is started again in less
 
 
-def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
+def script(array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None) -> str:
     """The batch script of an array: header, exports, and the worker's script verbatim."""
     lines = [f"#SBATCH {option}" for option in _options(array, sweep, run_dir)]
-    return "\n".join(["#!/bin/bash", *lines, "", body(exports(array, sweep, run_dir))])
+    return "\n".join(["#!/bin/bash", *lines, "", body(exports(array, sweep, run_dir, workdir))])
 
 
 def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:

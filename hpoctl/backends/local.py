@@ -212,7 +212,7 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
             os.kill(int(array), signal.SIGTERM)
 
 
-def limits() -> Limits:
+def limits(newer_than: float) -> Limits:
     """This machine sets none."""
     from hpoctl.limits import Limits
 

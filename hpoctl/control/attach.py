@@ -70,7 +70,7 @@ def _planned(
     from hpoctl import config, fit  # which are slow to load; cancel has no use for them
 
     sweep = config.load(opened.run_dir.sweep_file, (*opened.run.overrides, *resources))
-    limits = opened.backend.limits()
+    limits = opened.backend.limits(newer_than=time.time())
     fit.refuse(sweep.resources, limits)
     if opened.location.kind is Kind.SQLITE:
         _refuse_second_node(opened, sweep, tasks, resources)

@@ -214,11 +214,11 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
         ask(["scancel", *ids])
 
 
-def limits() -> Limits:
-    """What this cluster allows; no limits where there is no Slurm to ask."""
-    from hpoctl.backends.slurm import site  # which a command that only reads has no use for
+def limits(newer_than: float) -> Limits:
+    """What this cluster allows, as of after this moment; no limits where there is no Slurm."""
+    from hpoctl.backends.slurm import kept  # which a command that only reads has no use for
 
-    return site.read()
+    return kept.read(newer_than)
 
 
 def room(caps: Sequence[Cap]) -> int | None:

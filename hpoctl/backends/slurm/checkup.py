@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm import kept, site
 from hpoctl.backends.slurm.ask import ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.finding import Finding, fails, ok, warning
@@ -48,7 +48,7 @@ def look_over() -> Iterator[Finding]:
         yield fails("controller", str(wrong), "ask your administrators, or try again later")
         return
     took_ms = (time.monotonic() - asked_at) * 1000
-    limits = site.read()
+    limits = kept.read(time.time())
     yield ok("controller", f"Slurm {limits.version} answers in {took_ms:.0f} ms")
     yield from _accounts(limits)
     yield from _partitions(limits)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,21 @@ def test_an_allocation_that_was_given_more_time_goes_on() -> None:
     assert not end.is_near(95.0)
     assert end.next_s(95.0, asked=False) == 97.0
     assert end.is_near(193.0)
+
+
+def test_slurms_warning_before_an_end_that_was_moved_up_is_heeded() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    now = time.time()
+    end = ending(now + 60, now + 5)  # it was to last for a minute, and is to end in seconds
+    try:
+        end.listen()
+        assert not end.is_near(now)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert end.is_near(now)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.told is None
 
 
 def test_without_an_end_only_signals_count() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import io
 import json
 import mmap
+import multiprocessing
 import os
 import random
 import signal
@@ -136,15 +137,18 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     os._exit(0)  # what the worker registered for its own exit is not ours to run
 
 
-def end_with_parent(number: signal.Signals) -> None:
-    """Lets the kernel send this process a signal when its parent dies, whatever way."""
+def end_with_parent(number: signal.Signals, parent: int) -> None:
+    """Lets the kernel send this process a signal when its parent dies, or if that has just died."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def _leave_the_worker_behind(errand: Errand) -> None:
     os.setpgrp()  # so that the worker can end the trial with all that it started
     signal.signal(signal.SIGHUP, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    end_with_parent(signal.SIGHUP)
+    worker = multiprocessing.parent_process()
+    end_with_parent(signal.SIGHUP, os.getppid() if worker is None else worker.pid or 0)
     for warning in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         # The worker decides, and the trial is finished. Not SIG_IGN, which programs would inherit.
         signal.signal(warning, lambda number, frame: None)

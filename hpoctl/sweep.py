@@ -116,11 +116,35 @@ def _parse_gpus(value: object) -> Gpus:
     return Gpus(count=int(match[2]), type=match[1])
 
 
+_OWN_KEYS = {
+    **{f"--{name}": name for name in ("partition", "account", "qos", "time", "mem")},
+    "--cpus-per-task": "cpus",
+}
+_OURS = ("--array", "--dependency", "--open-mode", "--output", "--parsable", "--signal", "--wrap")
+
+
+class Container(_Values):
+    """An Apptainer image in which the worker runs; `args` are flags of `apptainer exec`.
+
+    `binds` are folders that it sees besides the run directory and the folder of the submission.
+    """
+
+    image: Line
+    args: tuple[Annotated[Line, Field(pattern=r"^-")], ...] = ()
+    binds: tuple[Line, ...] = ()
+
+
+def _imaged(value: object) -> object:
+    """`train.sif` stands for `{image: train.sif}`."""
+    return {"image": value} if isinstance(value, str) else value
+
+
 class Resources(_Values):
     """What one worker asks Slurm for.
 
     `setup` lines run in the allocation before the worker; `python` starts it (without: the one
-    that runs hpoctl now); `sbatch` holds further flags, passed on as they stand.
+    that runs hpoctl now, and in a `container` its python3); `sbatch` holds further flags, passed
+    on as they stand.
     """
 
     partition: Word | None = None
@@ -134,6 +158,7 @@ class Resources(_Values):
     warning: Duration | None = None
     grace: Duration = timedelta(seconds=20)
     setup: tuple[Line, ...] = ()
+    container: Annotated[Container | None, BeforeValidator(_imaged)] = None
     python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
 
@@ -346,6 +371,14 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
     if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
         yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    for flag in sweep.resources.sbatch:
+        name = re.split("[= ]", flag)[0]
+        if name in _OWN_KEYS:
+            key = _OWN_KEYS[name]
+            text = f"'{name}' has a key of its own, by which limits are checked: give '{key}'"
+            yield "resources.sbatch", text
+        elif name in _OURS:
+            yield "resources.sbatch", f"'{name}' is for hpoctl to set: leave it out"
     if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():
         yield "resources.warning", "leaves less than half of resources.time to trials: shorten it"
     yield from _budget_contradictions(sweep)

@@ -564,7 +564,21 @@ def test_with_several_metrics_what_is_infeasible_is_failed() -> None:
             "resources: {time: 10m, warning: 6m}",
             "resources.warning: leaves less than half of resources.time to trials: shorten it",
         ),
+        (
+            "resources: {sbatch: [--nice, --time=9-0]}",
+            "resources.sbatch: '--time' has a key of its own, by which limits are checked:"
+            " give 'time'",
+        ),
+        (
+            "resources: {sbatch: ['--cpus-per-task 4']}",
+            "resources.sbatch: '--cpus-per-task' has a key of its own, by which limits are"
+            " checked: give 'cpus'",
+        ),
+        (
+            "resources: {sbatch: [--array=0-9]}",
+            "resources.sbatch: '--array' is for hpoctl to set: leave it out",
+        ),
     ],
 )
-def test_a_policy_that_is_not_known_is_named(line: str, message: str) -> None:
+def test_a_policy_or_a_flag_that_cannot_stand_is_named(line: str, message: str) -> None:
     assert complaint(f"{BASE}{line}\n") == f"sweep.yaml:6: {message}"

@@ -39,9 +39,9 @@ _POLL_S = 0.1
 _KILL_WAIT_S = 10.0  # from SIGTERM to SIGKILL, as Slurm's KillWait
 
 
-def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
+def script(array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None) -> str:
     """The script of every task of an array: exports, and the worker's script verbatim."""
-    variables = {**exports(array, sweep, run_dir), "HPOCTL_WALLTIME_S": ""}
+    variables = {**exports(array, sweep, run_dir, workdir), "HPOCTL_WALLTIME_S": ""}
     return "\n".join(["#!/bin/bash", "", body(variables)])
 
 
@@ -215,7 +215,7 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
             os.kill(int(array), signal.SIGTERM)
 
 
-def limits() -> Limits:
+def limits(newer_than: float) -> Limits:
     """This machine sets none."""
     from hpoctl.limits import Limits
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hpoctl import arrays, config, modes, rundir
 from hpoctl.arrays import BACKENDS
@@ -16,11 +18,14 @@ from hpoctl.control import storage
 from hpoctl.control.opened import Submitted, locate_study
 from hpoctl.errors import BatchSystemError, ConfigError, HpoctlError, StudyError
 from hpoctl.fit import at_once
+from hpoctl.limits import Limits
 from hpoctl.plan import Plan, queue
 from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
+
+_LATELY_S = 600.0  # so old may the limits be by which a plan is shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +54,27 @@ class Planned:
 def plan(request: Request) -> Planned:
     """Validates a sweep file and plans it; writes and submits nothing. Raises ConfigError."""
     sweep = config.load(request.sweep_file, request.overrides)
+    return _plan(request, sweep, _within_limits(sweep, lambda limits: modes.plan(sweep, limits)))
+
+
+T = TypeVar("T")
+
+
+def _within_limits(sweep: Sweep, decide: Callable[[Limits], T]) -> T:
+    """What comes of the limits that were read lately; before a refusal they are read anew."""
+    backend, begun = BACKENDS[sweep.backend], time.time()
+    lately = backend.limits(newer_than=begun - _LATELY_S)
+    try:
+        return decide(lately)
+    except ConfigError:
+        now = backend.limits(newer_than=begun)
+        if now == lately:
+            raise
+        return decide(now)
+
+
+def _plan(request: Request, sweep: Sweep, planned: Plan) -> Planned:
     backend = BACKENDS[sweep.backend]
-    planned = modes.plan(sweep, backend.limits())
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
     of_storage = _storage_notes(request, sweep, planned, run_dir)
@@ -91,11 +115,10 @@ def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
 def compare(request: Request) -> dict[Mode, Plan | str]:
     """The plan of a sweep in each mode, or why it cannot run in it."""
     sweep = config.load(request.sweep_file, request.overrides)
-    limits = BACKENDS[sweep.backend].limits()
     plans: dict[Mode, Plan | str] = {}
     for mode in Mode:
         try:
-            planned = modes.plan(sweep, limits, mode)
+            planned = _within_limits(sweep, partial(modes.plan, sweep, mode=mode))
             _storage_notes(request, sweep, planned, RunDir(Path.cwd()))
             plans[mode] = planned
         except ConfigError as refused:
@@ -109,8 +132,10 @@ def submit(request: Request) -> Submitted:
     Raises ConfigError, StudyError or BatchSystemError; after an error that came before the first
     accepted array nothing of the sweep is left behind.
     """
-    planned = plan(request)
-    sweep, run_dir = planned.sweep, planned.run_dir
+    sweep = config.load(request.sweep_file, request.overrides)
+    limits = BACKENDS[sweep.backend].limits(newer_than=time.time())  # what they shape is for good
+    planned = _plan(request, sweep, modes.plan(sweep, limits))
+    run_dir = planned.run_dir
     text = request.sweep_file.read_text(encoding="utf-8")
     run = Run(
         study=sweep.study,

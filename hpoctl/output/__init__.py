@@ -143,6 +143,10 @@ def show_status(status: Status, form: Format, repaired: Repaired | None = None) 
         print(f"{status.finished}/{sum(status.summary.counts.values())}")
     else:
         print(tables.status_text(status))
+        if failed := status.summary.counts[TrialState.FAILED]:
+            study = shell_word(status.run.study)
+            why, again = f"'hpoctl failures {study}' says why", f"'hpoctl retry {study}' repeats"
+            say(f"note: {why} {failed} failed, {again} what failed")
         suggest(_next(status))
 
 

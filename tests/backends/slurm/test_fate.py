@@ -57,6 +57,11 @@ def test_a_task_that_runs_again_says_nothing_good_of_its_former_life() -> None:
     assert by_state(TaskState.RUNNING, restarts=1, known=1) is Fate.RUNNING
 
 
+def test_a_worker_whose_task_is_queued_again_may_finish_its_trial_within_killwait() -> None:
+    assert by_state(TaskState.COMPLETING, restarts=1) is Fate.UNKNOWN
+    assert by_state(TaskState.PENDING, restarts=1) is Fate.GONE
+
+
 @pytest.mark.parametrize(
     ("state", "cause"),
     [

@@ -17,6 +17,7 @@ import optuna
 
 from hpoctl import hours
 from hpoctl.record import Summary, TrialState, WorkerId, WorkerRecord
+from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
 from hpoctl.study.native_past import has_failed, note_failure
@@ -56,13 +57,9 @@ class NativeStore(NativeQueue):
         if taken is None:
             return None
         trial_id, number, attempt, root = taken
-        self._study.sampler = translate.sampler(self._sweep, number)
-        self._study._thread_local.cached_all_trials = None  # of the trial before
-        handle = optuna.Trial(self._study, trial_id)
-        params = {
-            name: translate.suggest(handle, name, distribution)
-            for name, distribution in self._sweep.search_space.parameters.items()
-        }
+        params: Params = self._storage.get_trial(trial_id).params
+        if not self._sweep.search_space.is_whole(params):
+            params = translate.sample(self._study, trial_id, self._sweep)
         return Claim(number=number, params=params, trial_id=trial_id, attempt=attempt, root=root)
 
     def report(

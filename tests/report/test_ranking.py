@@ -13,7 +13,8 @@ from hpoctl import config
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.report.ranking import best, best_config
 from hpoctl.space import Value, nest
-from hpoctl.sweep import Manual, Metric
+from hpoctl.samplers import Manual
+from hpoctl.sweep import Metric
 
 LOSS = Metric(name="eval_loss")
 ACCURACY = Metric(name="accuracy", goal="maximize")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from hpoctl.errors import ConfigError
 from hpoctl.values import Flag, Positive, Share, Values, named
 
 
@@ -111,6 +113,13 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def missing_packages(sampler: str) -> list[str]:
+def missing_packages(sampler: AnySampler) -> str:
     """The packages that a sampler needs and this Python has not; none of them is imported."""
-    return [name for name in _PACKAGES.get(sampler, ()) if importlib.util.find_spec(name) is None]
+    needs = _PACKAGES.get(sampler.name, ())
+    return " and ".join(name for name in needs if importlib.util.find_spec(name) is None)
+
+
+def require_packages(sampler: AnySampler) -> None:
+    """Refuses to choose points without the packages for it. Raises ConfigError."""
+    if isinstance(sampler, Learning) and (missing := missing_packages(sampler)):
+        raise ConfigError(f"sampler {sampler.name} needs {missing}, which {sys.executable} lacks")

@@ -81,9 +81,12 @@ class SearchSpace:
         """The values of a parameter with `divides` that go with a point."""
         return tuple(v for v in self.parameters[name].grid() if self.fits(name, v, point))
 
-    def is_whole(self, point: Params) -> bool:
-        """Whether a point has all that a trial with it needs."""
-        return all(name in point or not self.is_there(name, point) for name in self.parameters)
+    def whole(self, point: Params) -> Params | None:
+        """A point in the order of the file; None where it lacks what a trial with it needs."""
+        try:
+            return self.fill(lambda name, _: point[name])
+        except KeyError:
+            return None
 
     def fill(self, choose: Callable[[str, Params], Value]) -> Params:
         """A whole point: each parameter that is there is chosen in turn, by those before it."""

@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 
 from hpoctl import config
 from hpoctl.errors import ConfigError
-from hpoctl.space import Categorical, Float, Int
 from hpoctl.pruners import Asha
 from hpoctl.samplers import Manual, Tpe
+from hpoctl.space import Categorical, Float, Int
 from hpoctl.sweep import Gpus, Sweep
 from hpoctl.words import Cause, Mode, Policy
 
@@ -187,7 +187,10 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ("trials_per_task: 0", "trials_per_task: should be greater than or equal to 1, not 0"),
         # words
         ("sampler: tpee", "sampler: 'tpee' is not known; did you mean 'tpe'?"),
-        ("sampler: zzz", "sampler: 'zzz' is not known; known: grid, random, qmc, manual, tpe, gp, cmaes, nsga2"),
+        (
+            "sampler: zzz",
+            "sampler: 'zzz' is not known; known: grid, random, qmc, manual, tpe, gp, cmaes, nsga2",
+        ),
         ("pruner: mdian", "pruner: 'mdian' is not known; did you mean 'median'?"),
         ("mode: asnyc", "mode: 'asnyc' is not known; did you mean 'async'?"),
         (

@@ -73,8 +73,9 @@ def show_planned(planned: Planned, form: Format) -> None:
     if form is Format.QUIET:
         return
     tables.console().print(tables.space_table(sweep.search_space))
+    given = f" ({len(sweep.starts)} of them begin as given)" if sweep.starts else ""
     print(
-        f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
+        f"{planned.plan.trials} trials{given}, sampler {sweep.sampler.name},"
         f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
     for line in tables.array_lines(planned.plan):

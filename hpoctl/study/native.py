@@ -17,7 +17,6 @@ import optuna
 
 from hpoctl import hours
 from hpoctl.record import Summary, TrialState, WorkerId, WorkerRecord
-from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
 from hpoctl.study.native_past import has_failed, note_failure
@@ -57,8 +56,8 @@ class NativeStore(NativeQueue):
         if taken is None:
             return None
         trial_id, number, attempt, root = taken
-        params: Params = self._storage.get_trial(trial_id).params
-        if not self._sweep.search_space.is_whole(params):
+        params = self._sweep.search_space.whole(self._storage.get_trial(trial_id).params)
+        if params is None:
             params = translate.sample(self._study, trial_id, self._sweep)
         return Claim(number=number, params=params, trial_id=trial_id, attempt=attempt, root=root)
 

@@ -148,9 +148,8 @@ class RelationalStore(Roster):
         claim = Claim(
             number=trial.number, params=trial.params, trial_id=trial_id, attempt=attempt, root=root
         )
-        if self._sweep.search_space.is_whole(trial.params):
-            return claim
-        return replace(claim, params=self._sample(claim))
+        params = self._sweep.search_space.whole(trial.params)
+        return replace(claim, params=self._sample(claim) if params is None else params)
 
     def _take(self, worker: WorkerRecord, after: int) -> Rows:
         at = time.time()

@@ -70,7 +70,8 @@ def by_force(space: SearchSpace) -> set[frozenset[tuple[str, Value]]]:
     cells = set()
     for values in product(*(d.grid() for d in space.parameters.values())):
         whole: Params = dict(zip(space.parameters, values, strict=True))
-        cell = space.fill(lambda name, _, whole=whole: whole[name])  # type: ignore[misc]  # a default in a lambda
+        cell = space.whole(whole)
+        assert cell is not None
         cells.add(frozenset(cell.items()))
     return cells
 

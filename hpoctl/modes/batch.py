@@ -1,7 +1,7 @@
 """batch: rounds of one array each; every task runs `trials_per_task` trials and leaves.
 
-Where the points are known before (grid, random, qmc, manual) one round does; a sampler that learns gets
-rounds of `workers` tasks, each round starting when the one before has ended.
+Where the points are known before (grid, random, qmc, manual) one round does; a sampler that learns
+gets rounds of `workers` tasks, each round starting when the one before has ended.
 """
 
 from __future__ import annotations

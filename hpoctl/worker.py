@@ -25,6 +25,7 @@ from hpoctl.lost import Observer
 from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
+from hpoctl.samplers import require_packages
 from hpoctl.space import nest
 from hpoctl.spool import Result
 from hpoctl.study import store as study_store
@@ -146,6 +147,7 @@ class Worker:
         if (reason := self._reason_to_leave(startup_s=self._startup_s())) is not None:
             return self.leave(reason)
         try:
+            require_packages(self.sweep.sampler)
             objective = objectives.ready(self.sweep)
         except BaseException as wrong:
             self.leave(f"could not prepare: {wrong}", failed=True)

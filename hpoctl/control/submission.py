@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from hpoctl.fit import at_once
 from hpoctl.limits import Limits
 from hpoctl.plan import Plan, queue
 from hpoctl.rundir import Run, RunDir, Submission
+from hpoctl.samplers import Qmc, missing_packages
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
@@ -78,13 +80,14 @@ def _plan(request: Request, sweep: Sweep, planned: Plan) -> Planned:
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
     of_storage = _storage_notes(request, sweep, planned, run_dir)
+    of_sampler = _sampler_notes(request, sweep)
     scripts = {array.name: backend.script(array, sweep, run_dir) for array in planned.arrays}
     return Planned(
         sweep=sweep,
         plan=planned,
         run_dir=run_dir,
         scripts=scripts,
-        notes=(*planned.notes, *of_storage, *_objective_notes(sweep)),
+        notes=(*planned.notes, *of_storage, *of_sampler, *_objective_notes(sweep)),
     )
 
 
@@ -99,6 +102,19 @@ def _storage_notes(
     workers = at_once(planned)
     storage.refuse_several_machines(sweep, location, workers, request.sweep_file, request.overrides)
     return storage.notes(sweep, location, workers)
+
+
+def _sampler_notes(request: Request, sweep: Sweep) -> tuple[str, ...]:
+    """What of the sampler's packages is not here. Raises ConfigError where it is needed here."""
+    missing, resources = missing_packages(sweep.sampler), sweep.resources
+    if not missing:
+        return ()
+    needs = f"{sweep.sampler.name} needs {missing}, which {sys.executable} lacks"
+    elsewhere = resources.python is not None or bool(resources.setup)
+    if elsewhere and not isinstance(sweep.sampler, Qmc):  # whose points are drawn here
+        return (f"sampler: {needs}: the workers must find them",)
+    message = f"{needs}: python -m pip install {missing.replace(' and ', ' ')}"
+    raise config.complain(request.sweep_file, request.overrides, "sampler", message)
 
 
 def _objective_notes(sweep: Sweep) -> tuple[str, ...]:

@@ -45,9 +45,8 @@ def say(text: str) -> None:
 
 def suggest(command: str, folder: Path = Path()) -> None:
     """The next sensible command, as it can be typed in this shell; in `folder`, if it is there."""
-    typed, there = _relative, ""
-    if folder != Path():
-        typed, there = str, f"cd {shell_word(str(folder))} && "
+    there = "" if folder == Path() else f"cd {shell_word(str(folder))} && "
+    typed: Callable[[Path], str] = str if there else _relative
     program = "hpoctl"
     if Path(sys.argv[0]).name == "__main__.py":
         program = f"{typed(Path(sys.executable))} -m hpoctl"
@@ -76,8 +75,9 @@ def show_planned(planned: Planned, form: Format) -> None:
     if form is Format.QUIET:
         return
     tables.console().print(tables.space_table(sweep.search_space))
+    given = f" ({len(sweep.starts)} of them begin as given)" if sweep.starts else ""
     print(
-        f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
+        f"{planned.plan.trials} trials{given}, sampler {sweep.sampler.name},"
         f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
     for line in tables.array_lines(planned.plan):

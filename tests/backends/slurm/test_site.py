@@ -178,7 +178,7 @@ def test_a_site_that_answers_nothing_sets_no_limits() -> None:
 # without what nobody reads here. 20.11.6: the tests of hpcugent/vsc-administration. 23.02.7 and 25.05.9:
 # `scontrol show` in the notes and tests of users of such clusters. Slurm before 23.02 and its later
 # releases agree in the fields that hpoctl reads.
-OTHERS = {
+OTHERS: dict[str, tuple[str, str, dict[str, object], dict[str, float]]] = {
     "20.11.6": (
         "Configuration data as of 2022-04-27T10:07:02\nAccountingStorageEnforce = associations\n"
         "ClusterName             = mine\nSLURM_VERSION           = 20.11.6\n\n"

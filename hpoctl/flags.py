@@ -1,4 +1,4 @@
-"""Flags of sbatch that cannot stand in `resources.sbatch`: those with a key, and hpoctl's own. Pure."""
+"""Flags of sbatch that cannot stand in `resources.sbatch`: those with a key, and our own. Pure."""
 
 from __future__ import annotations
 

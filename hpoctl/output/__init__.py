@@ -45,7 +45,8 @@ def say(text: str) -> None:
 
 def suggest(command: str, folder: Path = Path()) -> None:
     """The next sensible command, as it can be typed in this shell; in `folder`, if it is there."""
-    typed, there = _relative, ""
+    typed: Callable[[Path], str] = _relative
+    there = ""
     if folder != Path():
         typed, there = str, f"cd {shell_word(str(folder))} && "
     program = "hpoctl"

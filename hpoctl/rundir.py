@@ -161,7 +161,8 @@ class RunDir:
         """
         scripts = [self.script(array.name) for array in run.arrays]
         journal = self.path.glob(f"{self.journal.name}*")
-        for file in (*scripts, *journal, self.sweep_file, self.ledger, self.plan_file):
+        locks = self.path.glob(f"{self.plan_file.name}.lock*")
+        for file in (*scripts, *journal, *locks, self.sweep_file, self.ledger, self.plan_file):
             file.unlink(missing_ok=True)
         for folder in (self.logs, self.trials, self.path):
             with suppress(OSError):  # not empty, so not only ours

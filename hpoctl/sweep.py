@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from hpoctl import flags
 from hpoctl.policies import POLICIES, Policies
 from hpoctl.pruners import NoPruner, Pruner
 from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Sampler, Tpe
@@ -95,13 +96,6 @@ def _parse_gpus(value: object) -> Gpus:
             "gpus", "{given} is not a number of GPUs: write 1, or A100:1", {"given": repr(value)}
         )
     return Gpus(count=int(match[2]), type=match[1])
-
-
-_OWN_KEYS = {
-    **{f"--{name}": name for name in ("partition", "account", "qos", "time", "mem")},
-    "--cpus-per-task": "cpus",
-}
-_OURS = ("--array", "--dependency", "--open-mode", "--output", "--parsable", "--signal", "--wrap")
 
 
 class Container(Values):
@@ -299,14 +293,8 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
     if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
         yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
-    for flag in sweep.resources.sbatch:
-        name = re.split("[= ]", flag)[0]
-        if name in _OWN_KEYS:
-            key = _OWN_KEYS[name]
-            text = f"'{name}' has a key of its own, by which limits are checked: give '{key}'"
-            yield "resources.sbatch", text
-        elif name in _OURS:
-            yield "resources.sbatch", f"'{name}' is for hpoctl to set: leave it out"
+    for text in flags.refused(sweep.resources.sbatch):
+        yield "resources.sbatch", text
     if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():
         yield "resources.warning", "leaves less than half of resources.time to trials: shorten it"
     yield from _sampler_contradictions(sweep)

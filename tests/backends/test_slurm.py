@@ -172,6 +172,23 @@ def test_a_refusal_shows_the_command_and_what_slurm_said(
     assert refused.value.exit_code == 3
 
 
+def test_a_controller_that_is_away_is_one_line_with_the_way_out(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program(
+        "sbatch",
+        'echo "sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received" >&2\n'
+        'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller'
+        ' (connect failure)" >&2; exit 1',
+    )
+    with pytest.raises(BatchSystemError) as refused:
+        slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=())
+    assert str(refused.value) == (
+        "sbatch: Zero Bytes were transmitted: try again in a minute;"
+        " 'hpoctl doctor' looks whether it is back"
+    )
+
+
 def test_a_surrounding_allocation_does_not_become_options_of_ours(
     fake_program: FakeProgram,
     run_dir: RunDir,

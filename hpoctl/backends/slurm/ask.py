@@ -50,6 +50,9 @@ def ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
         raise BatchSystemError(f"{shown}: no answer within {timeout_s:.0f} s") from late
     if done.returncode:
         complaint = " ".join(done.stderr.split()).removeprefix(f"{argv[0]}: error: ")
+        if away := _PASSING.search(complaint):
+            way = "try again in a minute; 'hpoctl doctor' looks whether it is back"
+            raise BatchSystemError(f"{argv[0]}: {away[0]}: {way}")
         raise BatchSystemError(f"{shown}: {complaint or f'exit code {done.returncode}'}")
     return done.stdout
 

@@ -111,6 +111,17 @@ SACCT = """\
 """
 
 
+def test_a_job_that_was_cancelled_before_it_began_has_cost_nothing() -> None:
+    # as later releases write it, in times without SLURM_TIME_FORMAT too
+    text = (
+        "8_0|2026-09-05T18:23:23|None|2026-09-06T12:59:09|CANCELLED by 30154|0|\n"
+        "8_1|2026-09-05T18:23:23|2026-09-05T18:23:24|2026-09-05T18:23:34|OUT_OF_MEMORY|10|gres/gpu=1\n"
+    )
+    ((_, charge),) = accounting.parse(text)
+    assert (charge.task, charge.elapsed_s, charge.gpus) == ("8_1", 10.0, 1)
+    assert charge.ended_at == charge.started_at + 10
+
+
 def fate_by_accounting(who: WorkerRecord) -> Fate:
     charges = [charge for _, charge in accounting.parse(SACCT)]
     return fate.by_accounting([who], charges)[who.id]

@@ -56,6 +56,35 @@ def test_a_sweep_with_conditions_is_worked_off_and_reported(
     assert [bool(row["lora.r"]) for row in rows] == [row["method"] == "lora" for row in rows]
 
 
+TORCH = """
+import torch
+
+def objective(trial):
+    torch.set_num_threads(2)
+    numbers = torch.rand(600, 600)
+    (numbers @ numbers).exp().sum().item()
+    return trial.params["lr"]
+"""
+
+
+def test_a_trial_may_use_threads_of_torch_after_gp_has_used_torch(make_sweep: MakeSweep) -> None:
+    """Threads that the worker had started would be missing in the process of the trial."""
+    sweep = make_sweep(
+        "journal",
+        backend="local",
+        mode="async",
+        objective="mine",
+        objective_args=None,
+        metrics=[{"name": "value"}],
+        sampler={"name": "gp", "n_startup_trials": 2},
+        search_space={"lr": SPACE["lr"]},
+        budget={"trials": 5},
+    )
+    (sweep.hpoctl.folder / "mine.py").write_text(TORCH)
+    sweep.submit()
+    sweep.await_finished(5)
+
+
 def test_a_word_of_a_command_is_left_out_with_its_parameter(make_sweep: MakeSweep) -> None:
     says = "import json, sys; print(json.dumps({'value': len(sys.argv)}))"
     sweep = make_sweep(

@@ -38,7 +38,7 @@ class Corpus:
     tokenizer: PreTrainedTokenizerFast
     train: Dataset
     validation: Dataset
-    test: Dataset | None
+    test: Dataset | None = None
 
 
 # The two pieces of state here, and the reason for preparing at all: what the worker has read

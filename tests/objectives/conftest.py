@@ -83,8 +83,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tokens and data sets are kept in a folder that this session alone has."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HPOCTL_CACHE", str(folder / "tokens"))
-        patch.setenv("HF_HOME", str(folder / "hub"))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
 
 

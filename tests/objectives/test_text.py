@@ -15,6 +15,7 @@ import pytest
 from hpoctl.objectives import causal_lm
 from hpoctl.objectives.causal_lm import text
 from hpoctl.objectives.causal_lm.text import END, Corpus, collate, corpus, read_source
+from hpoctl.trial import Infeasible
 
 from .conftest import MakeTrial
 
@@ -313,11 +314,15 @@ def test_searched_cuts_tokenise_nothing_again(make_trial: MakeTrial) -> None:
 
 
 def test_rows_where_nothing_is_left_to_learn_are_dropped(folder: Path) -> None:
-    rows = [{"prompt": "why? " * n, "completion": "So."} for n in (1, 2, 500)]
+    rows = [{"prompt": "why? " * n, "completion": "So."} for n in (1, 2, 500, 1, 2, 1, 2)]
     path = str(write(folder / "asked.jsonl", rows))
     found = read({"train": path, "validation": path, "prompt_column": "prompt"})
-    assert len(found.train) == 2
-    with pytest.raises(ValueError, match=r"no row of the training text .* larger max_length"):
+    assert len(found.train) == 6
+    blocks = read({"train": path, "validation": path, "prompt_column": "prompt", "packing": True})
+    assert len(blocks.train) < 5  # of some twenty, most of them in the long prompt
+    assert all((row[1:] != -100).any() for row in blocks.train["labels"])
+    assert learned(blocks).startswith(f"So.{END}So.{END}So.{END}")
+    with pytest.raises(Infeasible, match=r"no row of the training text .* larger max_length"):
         read({"train": path, "validation": path, "prompt_column": "prompt", "max_length": 3})
 
 
@@ -415,7 +420,7 @@ def test_a_file_that_cannot_be_used_is_refused(
     name: str, content: str, message: str, folder: Path
 ) -> None:
     (folder / name).write_text(content, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, Infeasible), match=message):
         read({"path": str(folder / name)})
 
 
@@ -455,6 +460,7 @@ def test_a_file_that_is_not_there_is_named_in_full() -> None:
         ({"path": "a", "completion_column": "c"}, "needs prompt_column"),
         ({"path": "a", "max_length": 2, "block_size": 2}, "two names of one thing"),
         ({"path": "a", "packing": 1}, "dataset.packing: is 1, but must be true or false"),
+        ({"path": "a", "sample_share": True}, "dataset.sample_share: is True"),
         ({"path": "a.txt", "packing": False}, "train is one running text: .*a.txt"),
         ({"path": "a", "train_on": "test"}, "dataset.train_on: is 'test', .* train or all"),
         ({"path": "a", "train_on": "all"}, "add evaluate_on: test"),

@@ -36,7 +36,7 @@ _SEARCHED = ("model", "training", "dataset")
 def prepare(args: Mapping[str, object]) -> None:
     """Do once, before any fork, what all trials share: imports, text, tokenizer.
 
-    Raises ValueError where `args` cannot be used by any trial.
+    Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
     check_names(args, _GROUPS)
     models.family(group(args, "model"))

@@ -48,7 +48,7 @@ def corpus(source: Source, how: Cut, pretrained: str | None = None) -> Corpus:
     """The text of `source`, cut; the same values give the same rows.
 
     The tokenizer is that of the model `pretrained`, or is trained on the training text. Raises
-    ValueError where the text cannot be read or is too short.
+    ValueError where the text cannot be read, and Infeasible where it is too short for this cut.
     """
     kept = _tokens(source, pretrained)
     parts = kept.parts

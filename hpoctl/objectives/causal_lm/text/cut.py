@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm.text.chat import IGNORED
 from hpoctl.objectives.causal_lm.text.source import Cut
+from hpoctl.trial import Infeasible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ def cut(
 ) -> Dataset:
     """The documents of the tables as rows that torch can use; a row has something to learn.
 
-    Raises ValueError where nothing is left.
+    Raises Infeasible where nothing is left: another cut may leave something.
     """
     documents = _documents(tables)
     if share < 1:
@@ -41,7 +42,7 @@ def cut(
     rows = _packed(documents, how.max_length) if how.packing else _one_each(documents, how)
     rows = rows.at(_learnable(rows)).at(slice(limit))
     if not len(rows.begins):
-        raise ValueError(_nothing(part, int(documents.lengths.sum()), how))
+        raise Infeasible(_nothing(part, int(documents.lengths.sum()), how))
     return _dataset(rows)
 
 

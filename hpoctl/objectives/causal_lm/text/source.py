@@ -154,7 +154,7 @@ def _cut(dataset: Mapping[str, object], kind: Kind) -> Cut:
     sampled, packing = dataset.get("sample_share", 1.0), dataset.get("packing", kind is Kind.TEXT)
     if not isinstance(packing, bool):
         raise ValueError(f"dataset.packing: is {packing!r}, but must be true or false")
-    if sampled != 1 and not share("dataset.sample_share", sampled):
+    if (sampled is True or sampled != 1) and not share("dataset.sample_share", sampled):
         raise ValueError("dataset.sample_share: is 0, but must be above it")
     train_on = _one_of(dataset, "train_on", ("train", "all"))
     evaluate_on = _one_of(dataset, "evaluate_on", ("validation", "test"))

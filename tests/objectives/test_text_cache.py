@@ -8,7 +8,8 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -107,6 +108,7 @@ def test_workers_that_start_at_once_tokenise_once(dataset: dict[str, object]) ->
     assert all(said.endswith(expected) for said in ends), ends
     (entry,) = entries(dataset)
     assert {path.name for path in entry.iterdir()} == {
+        "parts.json",
         "tokenizer",
         "train.arrow",
         "validation.arrow",
@@ -127,6 +129,8 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_trusted(
     said = start(dataset, lambda: setattr(cache, moment, die)).end()
     assert "the process that reads it ended by signal 9: is there too little memory?" in said
     assert all(path.name.startswith(".") for path in entries(dataset))
+    for draft in entries(dataset):
+        os.utime(draft, (0, 0))  # a young one might be that of a writer on another node
     found = here(dataset)
     (entry,) = entries(dataset)
     assert not entry.name.startswith(".")
@@ -156,11 +160,38 @@ def test_an_entry_that_is_damaged_is_made_again(
     os.truncate(file, file.stat().st_size // 2)
     assert rows(here(dataset)) == good
     assert f"{entry} cannot be read and is made again" in caplog.text
-    caplog.clear()
-    shutil.rmtree(entry / "tokenizer")
-    assert rows(here(dataset)) == good
-    assert f"{entry} cannot be read and is made again" in caplog.text
+    for part in (entry / "tokenizer", entry / "validation.arrow"):
+        caplog.clear()
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        assert rows(here(dataset)) == good
+        assert f"{entry} cannot be read and is made again" in caplog.text
     assert entries(dataset) == [entry]
+
+
+def test_a_writer_whom_the_lock_does_not_reach_is_left_alone(dataset: dict[str, object]) -> None:
+    good = rows(here(dataset))
+    (entry,) = entries(dataset)
+    young = entry.rename(entry.with_name(f".{entry.name}-of-another-node"))
+    assert rows(here(dataset)) == good
+    assert set(entries(dataset)) == {young, entry}
+
+
+def test_two_who_write_at_once_leave_one_whole_entry(
+    dataset: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def unlocked(_: Path) -> Iterator[None]:  # as on a disk whose locks hold on one node only
+        yield
+
+    ends = [
+        worker.end()
+        for worker in [start(dataset, lambda: setattr(cache, "_lock", unlocked)) for _ in range(4)]
+    ]
+    assert sum(MADE in said for said in ends) > 1
+    expected = rows(here(dataset))
+    assert all(said.endswith(expected) for said in ends), ends
+    assert len(entries(dataset)) == 1
+    assert "cannot be read" not in caplog.text + "".join(ends)
 
 
 def test_a_full_disk_costs_a_warning_only(dataset: dict[str, object]) -> None:

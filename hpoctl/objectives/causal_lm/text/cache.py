@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _FORMAT = 1  # to be raised whenever the same key would mean other tokens
 _PATIENCE_S = 3600.0  # for another worker that tokenises
 _TOKENIZER = "tokenizer"
+_PARTS = "parts.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +103,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _write(entry: Path, made: Tokens) -> Path:
     """The entry, complete. Raises OSError, and then leaves nothing."""
-    for left in entry.parent.glob(f".{entry.name}-*"):  # by one that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    _clear(entry)
     draft = entry.with_name(f".{entry.name}-{uuid.uuid4().hex}")
     try:
         _fill(draft, made)
@@ -116,10 +116,19 @@ def _write(entry: Path, made: Tokens) -> Path:
     return entry
 
 
+def _clear(entry: Path) -> None:
+    """Drafts of writers that were killed; not one of a writer whom the lock does not reach."""
+    for left in entry.parent.glob(f".{entry.name}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _PATIENCE_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _fill(draft: Path, made: Tokens) -> None:
     import pyarrow as pa
 
     draft.mkdir()
+    (draft / _PARTS).write_text(json.dumps(sorted(made.parts)))
     for part, table in made.parts.items():
         with pa.ipc.new_file(str(draft / f"{part}.arrow"), table.schema) as writer:
             writer.write_table(table)
@@ -156,12 +165,13 @@ def _read(entry: Path) -> Tokens | None:
     """The entry, mapped into memory; nothing where there is none, or none that can be read."""
     import pyarrow as pa
 
-    files = sorted(entry.glob("*.arrow"))
-    if not files:
+    if not entry.exists():
         return None
     try:
+        parts = json.loads((entry / _PARTS).read_text())
         return Tokens(
-            tokenizer=loaded(entry / _TOKENIZER), parts={path.stem: _map(path) for path in files}
+            tokenizer=loaded(entry / _TOKENIZER),
+            parts={part: _map(entry / f"{part}.arrow") for part in parts},
         )
     except (OSError, ValueError, pa.ArrowException) as wrong:
         log.warning("%s cannot be read and is made again: %s", entry, wrong)

@@ -4,9 +4,10 @@
 
     model:     from_scratch: gpt2, num_layers, hidden_size, num_heads, ff_dim, dropout (`models`)
     training:  any field of transformers.TrainingArguments, and short names (`training`)
+    dataset:   which text, and how it is cut (`text`); only the latter may be searched
 
-`objective_args` alone holds `dataset` (`text`), as the text is read once for all trials, and
-`save: true`, which leaves the trained model and its tokenizer in `model/` of the trial's folder.
+`objective_args` alone holds `save: true`, which leaves the trained model and its tokenizer in
+`model/` of the trial's folder.
 
 The worker calls `prepare` once and then forks a child for each trial, which calls `objective`.
 So nothing that `prepare` does may start CUDA or a pool of threads: neither survives a fork.
@@ -29,17 +30,17 @@ from hpoctl.trial import Trial
 __all__ = ["create_llm", "objective", "prepare"]
 
 _GROUPS = ("dataset", "model", "training", "save")
-_SEARCHED = ("model", "training")
+_SEARCHED = ("model", "training", "dataset")
 
 
 def prepare(args: Mapping[str, object]) -> None:
     """Do once, before any fork, what all trials share: imports, text, tokenizer.
 
-    Raises ValueError where `args` cannot be used by any trial.
+    Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
     check_names(args, _GROUPS)
     models.family(group(args, "model"))
-    source = read_source(group(args, "dataset"))
+    source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
     import torch
 
@@ -48,7 +49,7 @@ def prepare(args: Mapping[str, object]) -> None:
     # Named but not used: the import takes seconds, and every child inherits it.
     from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
 
-    corpus(source)
+    corpus(source, how)
 
 
 def objective(trial: Trial) -> dict[str, float]:
@@ -64,16 +65,16 @@ def objective(trial: Trial) -> dict[str, float]:
         **models.family(group(trial.params, "model")),
     }
     models.sizes(model)
-    source = read_source(group(trial.args, "dataset"))
+    source, how = read_source(group(trial.args, "dataset"), group(trial.params, "dataset"))
     training = fields(group(trial.args, "training"), group(trial.params, "training"))
     import torch
     from transformers import set_seed
 
     torch.set_num_threads(trial.cpus)
-    text = corpus(source)
+    text = corpus(source, how)
     set_seed(trial.seed)
-    vocab_size = text.tokenizer.get_vocab_size()
-    llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
+    vocab_size = len(text.tokenizer)
+    llm = models.build(model, vocab_size=vocab_size, block_size=how.max_length)
     trainer = create_trainer(llm, text, training, trial)
     seconds, loss = run(trainer)
     if trial.args.get("save"):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.objectives.causal_lm.text import END, Corpus
+from hpoctl.objectives.causal_lm.text import Corpus, collate
 from hpoctl.objectives.causal_lm.values import check_names, share
 from hpoctl.trial import Pruned, Trial
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from torch import Tensor
-    from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainerState
+    from transformers import (
+        GPT2LMHeadModel,
+        PreTrainedTokenizerFast,
+        Trainer,
+        TrainerCallback,
+        TrainerState,
+    )
 
 _ALIASES = {  # what people write -> the field of TrainingArguments
     "batch_size": "per_device_train_batch_size",
@@ -76,17 +80,9 @@ def create_trainer(
         args=arguments(**given),
         train_dataset=text.train,
         eval_dataset=text.validation,
-        data_collator=_collate,
+        data_collator=collate,
         callbacks=[_reporter(trial)],
     )
-
-
-def _collate(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch of blocks; the model itself shifts the labels by one token."""
-    import torch
-
-    ids = torch.stack([row["input_ids"] for row in rows])
-    return {"input_ids": ids, "labels": ids.clone()}
 
 
 def _reporter(trial: Trial) -> TrainerCallback:
@@ -127,10 +123,7 @@ def _latest(state: TrainerState) -> dict[str, float]:
     return {name: value for log in state.log_history for name, value in log.items()}
 
 
-def save(trainer: Trainer, tokenizer: Tokenizer, folder: Path) -> None:
+def save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Leave what `from_pretrained(folder)` of a model and a tokenizer read."""
-    from transformers import PreTrainedTokenizerFast
-
     trainer.save_model(str(folder))
-    wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-    wrap(tokenizer_object=tokenizer, bos_token=END, eos_token=END).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

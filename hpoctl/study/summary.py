@@ -19,6 +19,7 @@ from hpoctl.space import Params, Value
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.past import Attempts, read_bad_nodes, read_stop
+from hpoctl.study.protocol import CONSTRAINT_KEY
 from hpoctl.study.replay import Replay, Trial
 from hpoctl.study.rows import Questions
 from hpoctl.study.tables import Tables
@@ -85,7 +86,27 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
         workers=_workers_of(reader, study_id),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
+        infeasible=_count_infeasible(reader, study_id),
     )
+
+
+def _count_infeasible(reader: _Reader, study_id: int) -> int:
+    violated, words = _violated(reader, "s")
+    [[count]] = reader.rows(
+        f"select count(distinct s.trial_id) from trial_system_attributes s join trials t"
+        f" on t.trial_id = s.trial_id where {violated} and t.study_id = ?"
+        " and t.state in ('COMPLETE', 'PRUNED')",
+        *words,
+        study_id,
+    )
+    return int(count)
+
+
+def _violated(reader: _Reader, row: str) -> tuple[str, Sequence[str]]:
+    """The condition that a row of system attributes is a constraint above 0, JSON as it is."""
+    key = Questions(reader.location.kind, 0).key
+    sql = f"{row}.{key} like ? and {row}.value_json not like ?"
+    return f"{sql} and {row}.value_json not in ('0', '0.0')", (f"{CONSTRAINT_KEY}%", "-%")
 
 
 def _workers_of(reader: _Reader, study_id: int) -> tuple[WorkerRecord, ...]:
@@ -123,16 +144,22 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
     rank += f", v.value {order}, v.trial_id"
     # Values of other studies and of pruned trials stand between ours, but rarely ahead of ours by
     # a hundred: to join all values costs MariaDB ten times what it costs to sort them.
-    for among in (" limit 100", ""):
+    # Infeasible ones are often ahead: a constraint is there to be hit.
+    violated, words = _violated(reader, "s")
+    feasible = "not exists (select 1 from trial_system_attributes s where s.trial_id = t.trial_id"
+    feasible += f" and {violated})"
+    for among in (" limit 100", " limit 5000", ""):
         found = reader.rows(
             "select t.trial_id, t.number, v.value, v.value_type from"
             " (select v.trial_id, v.value, v.value_type from trial_values v where v.objective = 0"
             f" and v.trial_id between ? and ? order by {rank}{among}) v"
             " join trials t on t.trial_id = v.trial_id"
-            f" where t.study_id = ? and t.state = 'COMPLETE' order by {rank} limit 1",
+            f" where t.study_id = ? and t.state = 'COMPLETE' and {feasible}"
+            f" order by {rank} limit 1",
             low,
             high,
             study_id,
+            *words,
         )
         if found:
             break
@@ -146,7 +173,12 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
     )
     infinite = {"INF_POS": math.inf, "INF_NEG": -math.inf}
     decoded = {name: _decode(internal, json.loads(text)) for name, internal, text in params}
-    return _as_record(number, (infinite.get(kind, value),), decoded)
+    key = Questions(reader.location.kind, study_id).key
+    attrs = reader.rows(
+        f"select {key}, value_json from trial_user_attributes where trial_id = ?", trial_id
+    )
+    recorded = {name: json.loads(text) for name, text in attrs}
+    return _as_record(number, (infinite.get(kind, value),), decoded, recorded)
 
 
 def _decode(internal: float, distribution: Mapping[str, Any]) -> Value:
@@ -195,6 +227,7 @@ def _summarize_journal(location: Location, study: str) -> Summary:
         ),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
+        infeasible=sum(t.infeasible and t.state in ("COMPLETE", "PRUNED") for t in mine),
     )
 
 
@@ -204,16 +237,24 @@ def _best_in_journal(
     complete = [
         (values[0], number)
         for number, trial in enumerate(mine)
-        if trial.state == "COMPLETE" and (values := json.loads(trial.values))
+        if trial.state == "COMPLETE"
+        and not trial.infeasible
+        and (values := json.loads(trial.values))
     ]
     if len(directions) != 1 or not complete:
         return None
     sign = 1 if directions[0] == 1 else -1
     value, number = min(complete, key=lambda one: (sign * one[0], one[1]))
-    stored = replay.params(mine[number])
+    stored, attrs = replay.details(mine[number])
     params = {name: _decode(at, json.loads(text)) for name, (at, text) in stored.items()}
-    return _as_record(number, (value,), params)
+    return _as_record(number, (value,), params, attrs)
 
 
-def _as_record(number: int, values: tuple[float, ...], params: Params) -> TrialRecord:
-    return TrialRecord(number=number, state=TrialState.COMPLETE, values=values, params=params)
+def _as_record(
+    number: int, values: tuple[float, ...], params: Params, attrs: Mapping[str, object]
+) -> TrialRecord:
+    """The best trial, with the numbers that the objective returned besides."""
+    numbers = {name: value for name, value in attrs.items() if isinstance(value, float)}
+    return TrialRecord(
+        number=number, state=TrialState.COMPLETE, values=values, params=params, attrs=numbers
+    )

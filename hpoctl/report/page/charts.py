@@ -161,7 +161,8 @@ def curves(
     if not known:
         return None
     ranked = [r for r in ranked_by(records, metric, 0) if r.number in known]
-    rest = [r for r in records if r.number in known and r not in ranked]
+    numbers = {record.number for record in ranked}
+    rest = [r for r in records if r.number in known and r.number not in numbers]
     chosen = spread(ranked, _CURVES - min(len(rest), _CURVES // 4)) + spread(rest, _CURVES // 4)
     every = [point for record in chosen for point in known[record.number]]
     across = scale((step for step, _ in every), 62, 748)
@@ -169,7 +170,8 @@ def curves(
     shapes = []
     for record in reversed(chosen):
         path = _polyline([(across.at(step), up.at(v)) for step, v in known[record.number]])
-        kind = "curve best" if ranked[:1] == [record] else f"curve {kind_of(record)}"
+        best = bool(ranked) and record is ranked[0]
+        kind = "curve best" if best else f"curve {kind_of(record)}"
         title = Point(0, 0, f"trial {record.number}, {kind_of(record)}")
         shapes.append(Shape(kind=kind, path=path, points=(title,)))
     return Chart(
@@ -207,9 +209,10 @@ def parallel(
     width = max(760, 130 * len(reads))
     gap = (width - 150) / max(1, len(reads) - 1)
     places = [round(60 + i * gap, 1) for i in range(len(reads))]
+    place = {record.number: i for i, record in enumerate(ranked)}
     shapes = []
     for record in reversed(spread(ranked, _LINES)):
-        rank = ranked.index(record) * _CLASSES // len(ranked)
+        rank = place[record.number] * _CLASSES // len(ranked)
         each = zip(places, scales, reads, strict=True)
         path = _polyline([(x, axis.at(read(record))) for x, axis, (_, read) in each])
         shapes.append(Shape(kind="best" if record is ranked[0] else f"rank{rank}", path=path))

@@ -33,6 +33,7 @@ _STATES = {
     "FAIL": TrialState.FAILED,
     "WAITING": TrialState.WAITING,
 }
+_MAY_VIOLATE = ("COMPLETE", "PRUNED")
 
 
 class UnknownSchema(StudyError):
@@ -80,33 +81,41 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
     sql, words = Attempts(reader.location.kind, study_id).attrs()
     attrs = {key: json.loads(text) for key, text in reader.rows(sql, *words)}
     complete = next(((low, high) for state, _, low, high in counts if state == "COMPLETE"), None)
+    ended = [(int(low), int(high)) for state, _, low, high in counts if state in _MAY_VIOLATE]
+    infeasible = _count_infeasible(reader, study_id, ended)
     return Summary(
         counts=_all_states({_STATES[state]: count for state, count, _, _ in counts}),
-        best=None if complete is None else _best(reader, study_id, *complete),
+        best=complete and _best(reader, study_id, *complete, limited=infeasible > 0),
         workers=_workers_of(reader, study_id),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
-        infeasible=_count_infeasible(reader, study_id),
+        infeasible=infeasible,
     )
 
 
-def _count_infeasible(reader: _Reader, study_id: int) -> int:
-    violated, words = _violated(reader, "s")
+def _count_infeasible(reader: _Reader, study_id: int, ended: Sequence[tuple[int, int]]) -> int:
+    """How many of the trials that ended violate a constraint."""
+    if not ended:
+        return 0
+    low, high = min(low for low, _ in ended), max(high for _, high in ended)
+    violators, words = _violators(reader, low, high)
     [[count]] = reader.rows(
-        f"select count(distinct s.trial_id) from trial_system_attributes s join trials t"
-        f" on t.trial_id = s.trial_id where {violated} and t.study_id = ?"
-        " and t.state in ('COMPLETE', 'PRUNED')",
+        f"select count(*) from ({violators}) x join trials t on t.trial_id = x.trial_id"
+        " where t.study_id = ? and t.state in ('COMPLETE', 'PRUNED')",
         *words,
         study_id,
     )
     return int(count)
 
 
-def _violated(reader: _Reader, row: str) -> tuple[str, Sequence[str]]:
-    """The condition that a row of system attributes is a constraint above 0, JSON as it is."""
+def _violators(reader: _Reader, low: int, high: int) -> tuple[str, Sequence[object]]:
+    """The trials of an id from `low` to `high` with a constraint above 0, which is kept as JSON."""
     key = Questions(reader.location.kind, 0).key
-    sql = f"{row}.{key} like ? and {row}.value_json not like ?"
-    return f"{sql} and {row}.value_json not in ('0', '0.0')", (f"{CONSTRAINT_KEY}%", "-%")
+    sql = (
+        "select distinct s.trial_id from trial_system_attributes s where s.trial_id between ? and ?"
+        f" and s.{key} like ? and s.value_json not like ? and s.value_json not in ('0', '0.0')"
+    )
+    return sql, (low, high, f"{CONSTRAINT_KEY}%", "-%")
 
 
 def _workers_of(reader: _Reader, study_id: int) -> tuple[WorkerRecord, ...]:
@@ -133,8 +142,14 @@ def _study_id(reader: _Reader, study: str) -> int:
     return int(found[0][0])
 
 
-def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | None:
-    """The best complete trial, of an id from `low` to `high`; None where several metrics are."""
+def _best(
+    reader: _Reader, study_id: int, low: int, high: int, *, limited: bool
+) -> TrialRecord | None:
+    """The best complete trial, of an id from `low` to `high`; None where several metrics are.
+
+    Where it is `limited`, some trials violate a constraint: they are put aside before any is
+    ranked, as a constraint is there to be hit by what would be the best ones.
+    """
     directions = reader.rows("select direction from study_directions where study_id = ?", study_id)
     if len(directions) != 1:
         return None
@@ -144,22 +159,23 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
     rank += f", v.value {order}, v.trial_id"
     # Values of other studies and of pruned trials stand between ours, but rarely ahead of ours by
     # a hundred: to join all values costs MariaDB ten times what it costs to sort them.
-    # Infeasible ones are often ahead: a constraint is there to be hit.
-    violated, words = _violated(reader, "s")
-    feasible = "not exists (select 1 from trial_system_attributes s where s.trial_id = t.trial_id"
-    feasible += f" and {violated})"
-    for among in (" limit 100", " limit 5000", ""):
+    aside, only = "", ""
+    words: Sequence[object] = ()
+    if limited:
+        violators, words = _violators(reader, low, high)
+        aside = f" left join ({violators}) x on x.trial_id = v.trial_id"
+        only = "x.trial_id is null and "
+    for among in (" limit 100", ""):
         found = reader.rows(
             "select t.trial_id, t.number, v.value, v.value_type from"
-            " (select v.trial_id, v.value, v.value_type from trial_values v where v.objective = 0"
-            f" and v.trial_id between ? and ? order by {rank}{among}) v"
+            f" (select v.trial_id, v.value, v.value_type from trial_values v{aside}"
+            f" where {only}v.objective = 0 and v.trial_id between ? and ? order by {rank}{among}) v"
             " join trials t on t.trial_id = v.trial_id"
-            f" where t.study_id = ? and t.state = 'COMPLETE' and {feasible}"
-            f" order by {rank} limit 1",
+            f" where t.study_id = ? and t.state = 'COMPLETE' order by {rank} limit 1",
+            *words,
             low,
             high,
             study_id,
-            *words,
         )
         if found:
             break
@@ -227,7 +243,7 @@ def _summarize_journal(location: Location, study: str) -> Summary:
         ),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
-        infeasible=sum(t.infeasible and t.state in ("COMPLETE", "PRUNED") for t in mine),
+        infeasible=sum(t.infeasible and t.state in _MAY_VIOLATE for t in mine),
     )
 
 

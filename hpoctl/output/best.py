@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 def show_best(best: Best, style: str | None, form: Format) -> None:
     """`best`: parameters as YAML, JSON or flags; a front as a table, or all of it in a style."""
-    if form is Format.QUIET:
+    if not best.is_front:
+        show_one(best.trials[0], style or "yaml", form)
+    elif form is Format.QUIET:
         print("\n".join(str(trial.number) for trial in best.trials))
     elif form is Format.JSON:
-        shapes = [_shape(trial) for trial in best.trials]
-        show_json({"front": shapes} if best.is_front else shapes[0])
-    elif not best.is_front:
-        _show_params(best.trials[0], style or "yaml")
+        show_json({"front": [_shape(trial) for trial in best.trials]})
     elif style is None:
         tables.console().print(tables.trials_table(best.trials, best.values, ()))
         say(f"{len(best.trials)} trials that no other one beats in every metric")
@@ -36,6 +35,16 @@ def show_best(best: Best, style: str | None, form: Format) -> None:
             )
             print(f"{'---' if style == 'yaml' else ''}\n# trial {trial.number}: {values}".lstrip())
             _show_params(trial, style)
+
+
+def show_one(trial: TrialRecord, style: str, form: Format) -> None:
+    """One trial's parameters; with `--json` its number and values too."""
+    if form is Format.JSON:
+        show_json(_shape(trial))
+    elif form is Format.QUIET:
+        print(trial.number)
+    else:
+        _show_params(trial, style)
 
 
 def _show_params(trial: TrialRecord, style: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import math
 import mmap
 import multiprocessing
 import os
@@ -21,8 +22,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpoctl.failures import classify
+from hpoctl import memory
+from hpoctl.failures import TrialFailed, classify
+from hpoctl.metrics import MEMORY, weigh
 from hpoctl.trial import Checkpointed, Objective, Outcome, Pruned
+from hpoctl.words import Cause
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
 
@@ -44,7 +48,11 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """What a child is sent to do: one trial, for these metrics, without these variables."""
+    """What a child is sent to do: one trial, for these metrics, without these variables.
+
+    `constraints` name further values that must be there. With `weights`, what is reported is the
+    weighted sum of all metrics; it must be known at every step where a pruner `prunes` by it.
+    """
 
     number: int
     params: Mapping[str, object]
@@ -54,6 +62,9 @@ class Errand:
     cpus: int
     metrics: Sequence[str]
     secrets: Sequence[str]
+    constraints: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    prunes: bool = False
     attempt: int = 1
     asked: Flag = field(default_factory=Flag)
 
@@ -102,15 +113,32 @@ class ChildTrial:
         return self.errand.asked.is_set()
 
     def report(self, value: float, step: int, **extra: float) -> None:
-        line = {"step": int(step), "value": float(value)}
-        line.update({name: float(number) for name, number in extra.items()})
+        given = {name: float(number) for name, number in extra.items()}
+        compared: float | None = float(value)
+        if self.errand.weights:
+            given = {self.errand.metrics[0]: float(value), **given}
+            compared = self._weighed(given)
+        line = {} if compared is None else {"value": compared}
         with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            metrics.write(json.dumps(line) + "\n")
-        self._send({"report": float(value), "step": int(step)})
-        self._prune = bool(json.loads(self.pipe.recv_bytes())["prune"])
+            metrics.write(json.dumps({"step": int(step), **line, **given}) + "\n")
+        if compared is not None:
+            self._send({"report": compared, "step": int(step)})
+            self._prune = bool(json.loads(self.pipe.recv_bytes())["prune"])
 
     def should_prune(self) -> bool:
         return self._prune
+
+    def _weighed(self, given: Mapping[str, float]) -> float | None:
+        """The weighted sum at a step; None where a metric is missing, and no pruner needs it."""
+        missing = [name for name in self.errand.weights if name not in given]
+        if not missing:
+            return weigh(self.errand.weights, given)
+        if self.errand.prunes:
+            raise ValueError(
+                f"the pruner compares the weighted sum, and a report has no {missing[0]}:"
+                f" give it by name, trial.report({self.errand.metrics[0]}, step, {missing[0]}=...)"
+            )
+        return None
 
     def _send(self, message: Mapping[str, object]) -> None:
         self.pipe.send_bytes(json.dumps(message).encode())
@@ -122,15 +150,14 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     _leave_the_worker_behind(errand)
     try:
         outcome = objective(ChildTrial(errand, pipe))
-        message = _result(outcome, errand.metrics)
+        message = _result(outcome, errand)
     except BaseException as raised:  # a SystemExit of a user's script is a failed trial too
         if isinstance(raised, Pruned) or type(raised).__name__ == "TrialPruned":
             message = {"pruned": True}
         elif isinstance(raised, Checkpointed) and errand.asked.is_set():
             message = {"checkpointed": True}
         else:
-            traceback.print_exc()
-            message = {"error": traceback.format_exc(), "cause": classify(raised)}
+            message = _failure(raised)
     pipe.send_bytes(json.dumps(message).encode())
     sys.stdout.flush()
     sys.stderr.flush()
@@ -166,8 +193,46 @@ def _leave_the_worker_behind(errand: Errand) -> None:
         sys.modules["numpy"].random.seed(errand.seed)
 
 
-def _result(outcome: Outcome, metrics: Sequence[str]) -> dict[str, object]:
-    """The metrics' values in order, and what else the objective returned by name."""
+def _failure(raised: BaseException) -> dict[str, object]:
+    """What is said of an error, and how much memory was used by one that ran out of it."""
+    cause = classify(raised)
+    if cause is Cause.INFEASIBLE:  # no fault of any line: its words are enough
+        said = f"{type(raised).__name__}: {raised}"
+        print(said, file=sys.stderr)
+        return {"error": said, "cause": cause}
+    traceback.print_exc()
+    message: dict[str, object] = {"error": traceback.format_exc(), "cause": cause}
+    if cause in MEMORY:
+        message["extras"] = memory.peaks()
+    return message
+
+
+def _result(outcome: Outcome, errand: Errand) -> dict[str, object]:
+    """The metrics' values in order, and what else the objective returned by name.
+
+    The trial's peak of GPU memory is among that, and what else of its memory is constrained.
+    """
+    values, extras = _named(outcome, errand.metrics)
+    used = {
+        name: peak
+        for name, peak in memory.peaks().items()
+        if name in errand.constraints or name == MEMORY[Cause.CUDA_OOM]
+    }
+    extras = {**{name: peak for name, peak in used.items() if name not in values}, **extras}
+    known = {**values, **extras}
+    for name in errand.constraints:
+        if name not in known:
+            raise ValueError(
+                f"the objective returned {', '.join(values)} and no '{name}', which a constraint"
+                f" names: return a mapping with '{name}' in it"
+            )
+        if math.isnan(known[name]):
+            raise TrialFailed(f"'{name}' is NaN, and a constraint names it", Cause.NAN)
+    return {"values": list(values.values()), "extras": extras}
+
+
+def _named(outcome: Outcome, metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics in their order, and what else there is; each by name."""
     if isinstance(outcome, Mapping):
         missing = [name for name in metrics if name not in outcome]
         if missing:
@@ -175,10 +240,10 @@ def _result(outcome: Outcome, metrics: Sequence[str]) -> dict[str, object]:
                 f"the objective returned {', '.join(outcome) or 'nothing'}, without {missing[0]}"
             )
         extras = {name: float(v) for name, v in outcome.items() if name not in metrics}
-        return {"values": [float(outcome[name]) for name in metrics], "extras": extras}
+        return {name: float(outcome[name]) for name in metrics}, extras
     if outcome is None:
         raise ValueError("the objective returned None: is a 'return' missing?")
     values = list(outcome) if isinstance(outcome, Sequence) else [outcome]
     if len(values) != len(metrics) or isinstance(outcome, str):
         raise ValueError(f"the objective returned {outcome!r}, not one number for each metric")
-    return {"values": [float(value) for value in values], "extras": {}}
+    return {name: float(v) for name, v in zip(metrics, values, strict=True)}, {}

@@ -69,6 +69,7 @@ _EXAMPLES = {
     "account": "project-1",
     "qos": "normal",
     "metrics": "eval_loss",
+    "constraints": "memory_gb",
 }
 
 
@@ -84,5 +85,6 @@ _OWN_ERRORS = frozenset(
         "option",
         "mode",
         "policies",
+        "limit",
     )
 )

@@ -19,7 +19,7 @@ from hpoctl.rundir import RunDir
 from hpoctl.spool import Result
 from hpoctl.study.protocol import Past
 from hpoctl.sweep import Sweep
-from hpoctl.words import BackendName, Policy
+from hpoctl.words import BackendName, Cause, Policy
 
 log = logging.getLogger(__name__)
 _LOOK_S = 10.0  # between two looks at what other workers have concluded
@@ -60,7 +60,7 @@ class Conclusions:
             ended = self.past.ended(last=max(LOOK_BACK, self.sweep.stop_after))
             ended.append(self._attempt(result))
             self._stop_if_hopeless(ended)
-            broken = self._is_broken(ended)
+            broken = result.cause is not Cause.INFEASIBLE and self._is_broken(ended)
         except Unreachable as wrong:
             log.warning("nothing is concluded from a failure: %s", wrong)
             return result

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpoctl.record import AttemptRecord
+from hpoctl.trial import Infeasible
 from hpoctl.words import Cause
 
 _GPU_IS_FULL = re.compile(
@@ -16,7 +17,8 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:[.,]\d+)*")
 OF_THE_CLUSTER = (Cause.TIMEOUT, Cause.PREEMPTED, Cause.NODE_FAIL, Cause.LOST)
 """What the trial itself has no part in."""
 
-LOOK_BACK = 30  # attempts: a success among these, and a sweep goes on
+LOOK_BACK = 30  # attempts: a success among these, and a sweep goes on; as many may be infeasible
+_NOT_OF_A_NODE = (None, Cause.TIMEOUT, Cause.PREEMPTED, Cause.INFEASIBLE)
 _IN_A_ROW = 3  # failures that no other node has shown, and a node is avoided
 
 
@@ -36,6 +38,8 @@ def classify(raised: BaseException) -> Cause:
     for link in _chain(raised):
         if isinstance(link, TrialFailed):
             return link.cause
+        if isinstance(link, Infeasible):
+            return Cause.INFEASIBLE
         names = {kind.__name__ for kind in type(link).__mro__}
         if "OutOfMemoryError" in names or _GPU_IS_FULL.search(str(link)):
             return Cause.CUDA_OOM
@@ -116,12 +120,18 @@ def why_stop(attempts: Sequence[AttemptRecord], stop_after: int, *, since: float
     """Why a sweep should stop itself: its last attempts, oldest first, all died the same way.
 
     That is so only where nothing succeeded among all that are given, so that a corner of the space
-    that kills its trials ends no sweep. What began before `since` does not count.
+    that kills its trials ends no sweep. What began before `since` does not count. Infeasible trials
+    say something of the space and nothing of the sweep: only where there is nothing else among so
+    many that a sampler should have found another place, they end it.
     """
     mine = [a for a in attempts if a.started_at > since and a.cause not in OF_THE_CLUSTER]
     if not stop_after or any(attempt.succeeded for attempt in mine):
         return None
-    failed = [attempt for attempt in mine if attempt.cause is not None][-stop_after:]
+    infeasible = [attempt for attempt in mine if attempt.cause is Cause.INFEASIBLE]
+    if len(infeasible) >= max(stop_after, LOOK_BACK):
+        said = _short(infeasible[-1])
+        return f"{len(infeasible)} trials in a row were infeasible, the last one by: {said}"
+    failed = [a for a in mine if a.cause not in (None, Cause.INFEASIBLE)][-stop_after:]
     if len(failed) < stop_after or len({signature(attempt) for attempt in failed}) > 1:
         return None
     return f"{stop_after} trials in a row failed alike: {failed[-1].cause}: {_short(failed[-1])}"
@@ -134,7 +144,7 @@ def why_avoid(node: str, attempts: Sequence[AttemptRecord]) -> str | None:
     """
     here = [attempt for attempt in attempts if attempt.node == node][-_IN_A_ROW:]
     elsewhere = [attempt for attempt in attempts if attempt.node != node]
-    failed = [a for a in here if a.cause not in (None, Cause.TIMEOUT, Cause.PREEMPTED)]
+    failed = [a for a in here if a.cause not in _NOT_OF_A_NODE]
     if len(failed) < _IN_A_ROW or len({signature(attempt) for attempt in failed}) > 1:
         return None
     if signature(failed[0]) in {signature(attempt) for attempt in elsewhere}:

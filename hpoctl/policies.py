@@ -18,6 +18,7 @@ POLICIES: Mapping[Cause, Policy] = {
     Cause.NODE_FAIL: Policy.RETRY,
     Cause.LOST: Policy.RETRY,
     Cause.NAN: Policy.FAIL,
+    Cause.INFEASIBLE: Policy.INFEASIBLE,
     Cause.IMPORT: Policy.FAIL,
     Cause.ERROR: Policy.FAIL,
 }

@@ -62,6 +62,8 @@ class AttemptRecord:
 class TrialRecord:
     """One trial of a study. Times are UTC; `steps` maps a step to the reported value.
 
+    `constraints` says by how much each of them is violated: 0 or less where it is kept.
+
     `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `cause`, `seed`, and
     every further value that the objective returned.
     """
@@ -74,6 +76,12 @@ class TrialRecord:
     started: datetime | None = None
     ended: datetime | None = None
     attrs: Mapping[str, object] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it violates no constraint, as far as is known."""
+        return not any(violation > 0 for violation in self.constraints.values())
 
     @property
     def root(self) -> int:
@@ -229,6 +237,7 @@ class Stop:
 class Summary:
     """A study at a glance: counts by state, the best trial, the workers.
 
+    `infeasible` counts the trials that violate a constraint, which may be complete or pruned.
     `stop` is the last time that it stopped itself, `bad_nodes` says of each why it is avoided.
     """
 
@@ -237,3 +246,4 @@ class Summary:
     workers: tuple[WorkerRecord, ...]
     stop: Stop | None = None
     bad_nodes: Mapping[str, str] = field(default_factory=dict)
+    infeasible: int = 0

@@ -19,11 +19,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
-from hpoctl import oom
+from hpoctl import memory, oom
 from hpoctl.child import Flag
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.failures import last_line
+from hpoctl.metrics import MEMORY
 from hpoctl.spool import Result
 from hpoctl.study.protocol import Claim, Outcome, Store
 from hpoctl.words import Cause, Policy
@@ -55,6 +56,7 @@ class Relay:
     _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
     _mute_until: float = field(default=0.0, init=False)
     _kills: int | None = field(default_factory=oom.kills, init=False)
+    _largest: float = field(default_factory=memory.of_children, init=False)
     _beat_at: float = field(default_factory=time.monotonic, init=False)
 
     def relay(self) -> Result:
@@ -159,18 +161,23 @@ class Relay:
             outcome=Outcome.FAILED,
             error=last.get("error", said),
             cause=Cause(last.get("cause", cause)),
+            attrs=last.get("extras", self._used() if cause is Cause.HOST_OOM else {}),
             reports=tuple(self._unsaid),
         )
         if "values" in last:
             if any(math.isnan(value) for value in last["values"]):
                 return replace(failed, error="the objective returned NaN", cause=Cause.NAN)
-            values, attrs = last["values"], last["extras"]
-            return replace(failed, outcome=Outcome.COMPLETE, values=values, attrs=attrs, error="")
+            return replace(failed, outcome=Outcome.COMPLETE, values=last["values"], error="")
         if "checkpointed" in last:
             return replace(failed, outcome=Outcome.RETURNED, error="")
         if "pruned" in last:
             return replace(failed, outcome=Outcome.PRUNED, error="")
         return failed
+
+    def _used(self) -> Mapping[str, float]:
+        """The memory of a process that could say nothing, if it was the largest so far."""
+        peak = memory.of_children()
+        return {MEMORY[Cause.HOST_OOM]: peak} if peak > self._largest else {}
 
     def _death(self) -> tuple[Cause, str]:
         """The class of a death without words, and what can be said of it."""

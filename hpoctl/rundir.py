@@ -269,6 +269,7 @@ def _gist(given: Mapping[str, Any] | None) -> Gist | None:
         return None
     return Gist(
         metrics=tuple(given["metrics"]),
+        shown=tuple(given.get("shown", ())),
         gpu_hours=given["gpu_hours"],
         storage=StorageKeys(**given["storage"]),
     )

@@ -28,6 +28,7 @@ class Result:
     """How a claimed trial ended, at a moment in seconds since 1970.
 
     `reports` are those that the study could not be told while it ran: values, each with its step.
+    `constraints` says by how much each of them is violated.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Result:
     at: float
     values: Sequence[float] = ()
     attrs: Mapping[str, object] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     cause: Cause = Cause.ERROR
     policy: Policy = Policy.FAIL
@@ -81,16 +83,26 @@ def deliver(run_dir: RunDir, store: Store) -> list[int]:
 def _deliver(store: Store, result: Result) -> None:
     for value, step in result.reports:
         store.report(result.claim, value, step, patience_s=PATIENCE_S)
+    limits = result.constraints
     match result.outcome:
         case Outcome.COMPLETE:
-            store.complete(result.claim, result.values, result.attrs, at=result.at)
+            store.complete(
+                result.claim, result.values, result.attrs, at=result.at, constraints=limits
+            )
         case Outcome.PRUNED:
             store.prune(result.claim, at=result.at)
         case Outcome.RETURNED:
             store.give_back(result.claim, at=result.at)
         case _:
-            why, policy = result.cause, result.policy
-            store.fail(result.claim, result.error, at=result.at, cause=why, policy=policy)
+            store.fail(
+                result.claim,
+                result.error,
+                at=result.at,
+                cause=result.cause,
+                policy=result.policy,
+                attrs=result.attrs,
+                constraints=limits,
+            )
 
 
 def _write(run_dir: RunDir, result: Result) -> Path:

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpoctl import flags
+from hpoctl.metrics import MEMORY, WEIGHTED, Constraint, contradictions
+from hpoctl.metrics import Metric as Metric
 from hpoctl.policies import POLICIES, Policies
 from hpoctl.pruners import NoPruner, Pruner
 from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Sampler, Tpe
@@ -65,13 +67,6 @@ Line = Annotated[str, BeforeValidator(one_line), Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
 
 _WARNING_S = 120  # in which a trial should be able to save itself
-
-
-class Metric(Values):
-    """What is measured, and which way is better."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$")]
-    goal: Literal["minimize", "maximize"] = "minimize"
 
 
 class Budget(Values):
@@ -213,6 +208,7 @@ class Sweep(Values):
     command: tuple[str, ...] | None = None
     objective_args: Mapping[str, Any] = Field(default_factory=dict)
     metrics: tuple[Metric, ...] = (Metric(name="value"),)
+    constraints: tuple[Constraint, ...] = ()
     search_space: SearchSpace
     start: tuple[Mapping[str, Any], ...] = ()
     sampler: Sampler = Tpe()
@@ -241,18 +237,23 @@ class Sweep(Values):
     def policy(self, cause: Cause) -> Policy:
         """What becomes of a trial after an attempt that came to nothing so.
 
-        With several metrics Optuna's samplers cannot read a pruned trial: it is failed instead.
+        Memory that has a limit here is violated by a trial that has used it up.
         """
-        policy = self.on.get(cause, POLICIES[cause])
-        if policy is Policy.INFEASIBLE and len(self.metrics) > 1:
-            return Policy.FAIL
-        return policy
+        constrained = {constraint.name for constraint in self.constraints}
+        default = Policy.INFEASIBLE if MEMORY.get(cause) in constrained else POLICIES[cause]
+        return self.on.get(cause, default)
+
+    @property
+    def objectives(self) -> tuple[Metric, ...]:
+        """What the study compares: the metrics, or their weighted sum."""
+        return (WEIGHTED,) if self.metrics[0].weight is not None else self.metrics
 
     @property
     def gist(self) -> Gist:
         """What a command needs that only reads the study."""
         return Gist(
-            metrics=tuple(metric.name for metric in self.metrics),
+            metrics=tuple(metric.name for metric in self.objectives),
+            shown=self.shown,
             gpu_hours=self.budget.gpu_hours,
             storage=StorageKeys(**self.storage.model_dump()),
         )
@@ -267,6 +268,14 @@ class Sweep(Values):
             return ()
         given = [self.search_space.prior_point(), *self.start]
         return tuple(p for i, p in enumerate(given) if p and p not in given[:i])
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The names of values to be shown with each trial, besides those that are compared."""
+        weighted = () if self.objectives is self.metrics else self.metrics
+        names = [*(metric.name for metric in weighted), *(c.name for c in self.constraints)]
+        compared = {metric.name for metric in self.objectives}
+        return tuple(name for name in dict.fromkeys(names) if name not in compared)
 
     @property
     def trials(self) -> int:
@@ -286,13 +295,8 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
     if sweep.command == ():
         yield "command", "is empty: name a program, [python, train.py]"
     yield from _command_contradictions(sweep)
-    names = [metric.name for metric in sweep.metrics]
-    if not names:
-        yield "metrics", "is empty: name at least one metric"
-    if len(set(names)) < len(names):
-        yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
-    if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
-        yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    prunes = not isinstance(sweep.pruner, NoPruner)
+    yield from contradictions(sweep.metrics, sweep.constraints, prunes=prunes)
     for text in flags.refused(sweep.resources.sbatch):
         yield "resources.sbatch", text
     if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():

@@ -19,7 +19,10 @@ class Pruned(Exception):
 
 
 class Infeasible(Exception):
-    """Raised by an objective whose parameters no trial can use, such as sizes that do not fit."""
+    """Raised by an objective whose parameters no trial can use, such as sizes that do not fit.
+
+    Its trial ends as infeasible, and a sampler that learns keeps away from such points.
+    """
 
 
 class Checkpointed(Exception):
@@ -54,7 +57,10 @@ class Trial(Protocol):
         """CPU cores that the trial may use."""
 
     def report(self, value: float, step: int, **extra: float) -> None:
-        """Give the first metric's value at `step`; `extra` values go to `metrics.jsonl` only."""
+        """Give the first metric's value at `step`; `extra` values go to `metrics.jsonl` only.
+
+        Where metrics have weights, the others are given too, by name: a pruner compares the sum.
+        """
 
     def should_prune(self) -> bool:
         """Whether the pruner, asked at the last report, wants the trial to end."""
@@ -77,7 +83,8 @@ class Trial(Protocol):
 class Objective(Protocol):
     """Runs one trial and returns its value: one number, one a metric, or a mapping by name.
 
-    Names in a mapping that are not metrics of the sweep are kept with the trial as a record.
+    Names in a mapping that are not metrics of the sweep are kept with the trial as a record; what
+    a constraint names must be there.
     """
 
     def __call__(self, trial: Trial, /) -> Outcome: ...

@@ -46,6 +46,7 @@ class Cause(StrEnum):
     NODE_FAIL = "node_fail"
     LOST = "lost"
     NAN = "nan"
+    INFEASIBLE = "infeasible"
     IMPORT = "import"
     ERROR = "error"
 
@@ -54,7 +55,8 @@ class Policy(StrEnum):
     """What becomes of a trial after such an attempt.
 
     RETRY queues it again and counts that as a loss, REQUEUE without counting. INFEASIBLE ends it as
-    pruned without a value, so that a sampler that learns keeps away from it; FAIL as failed.
+    pruned without a value, and as one that violates a constraint, so that a sampler that learns
+    keeps away from it; FAIL as failed.
     """
 
     RETRY = "retry"
@@ -78,9 +80,11 @@ class StorageKeys:
 class Gist:
     """What of a sweep a command needs that only reads: kept in plan.json, as YAML is slow to read.
 
-    `metrics` are their names, the first one first; `gpu_hours` is the budget of them.
+    `metrics` are the names of the values that the study compares, the first one first; `shown`
+    those of further values to be shown with each trial; `gpu_hours` is the budget of them.
     """
 
     metrics: tuple[str, ...]
     gpu_hours: float | None
     storage: StorageKeys
+    shown: tuple[str, ...] = ()

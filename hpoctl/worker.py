@@ -15,13 +15,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpoctl import arrays, child, config, lost, objectives, spool
+from hpoctl import arrays, child, config, lost, metrics, objectives, spool
 from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
 from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
+from hpoctl.pruners import NoPruner
 from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
@@ -294,12 +295,26 @@ class Worker:
 
         One that saves itself goes on where it last did, whenever its time was cut short.
         """
+        if result.outcome is Outcome.COMPLETE:
+            return self._weighed(result)
         if result.outcome is not Outcome.FAILED:
             return result
         if self.resumes and result.cause in (Cause.TIMEOUT, Cause.PREEMPTED):
             return replace(result, policy=Policy.REQUEUE)
-        result = replace(result, policy=self.sweep.policy(result.cause))
-        return self.conclusions.judge(result)
+        limits = metrics.out_of_memory(self.sweep.constraints, result.cause, result.attrs)
+        policy = self.sweep.policy(result.cause)
+        return self.conclusions.judge(replace(result, policy=policy, constraints=limits))
+
+    def _weighed(self, result: Result) -> Result:
+        """A complete trial's values as the study compares them, and which constraints it keeps."""
+        names = [metric.name for metric in self.sweep.metrics]
+        values = dict(zip(names, result.values, strict=True))
+        limits = metrics.violations(self.sweep.constraints, {**result.attrs, **values})
+        result = replace(result, constraints=limits)
+        if not (weights := metrics.signed_weights(self.sweep.metrics)):
+            return result
+        attrs = {**result.attrs, **values}
+        return replace(result, values=[metrics.weigh(weights, values)], attrs=attrs)
 
     def _errand(self, claim: Claim) -> Errand:
         folder = self.run_dir.trial(claim.root)
@@ -315,4 +330,7 @@ class Worker:
             metrics=[metric.name for metric in self.sweep.metrics],
             secrets=[secret] if secret else [],
             attempt=claim.attempt,
+            constraints=[constraint.name for constraint in self.sweep.constraints],
+            weights=metrics.signed_weights(self.sweep.metrics),
+            prunes=not isinstance(self.sweep.pruner, NoPruner),
         )

@@ -225,7 +225,7 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ("estimate: {}", "estimate.trial: is missing"),
         (
             "pruner: asha\nmetrics: [{name: a}, {name: b}]",
-            "pruner: a pruner compares one metric: leave it out, or keep one metric",
+            "pruner: a pruner compares one metric: leave it out, or give the metrics weights",
         ),
         # manual points
         (
@@ -554,9 +554,47 @@ def test_policies_for_failures_replace_those_that_nobody_named() -> None:
     assert [plain.policy(cause) for cause in Cause]
 
 
-def test_with_several_metrics_what_is_infeasible_is_failed() -> None:
-    text = f"{BASE}metrics: [{{name: a}}, {{name: b}}]\n"
-    assert config.parse(text, "sweep.yaml").policy(Cause.CUDA_OOM) is Policy.FAIL
+def test_memory_that_has_a_limit_makes_a_trial_infeasible_that_uses_it_up() -> None:
+    text = f"{BASE}constraints: [{{name: host_memory_gb, max: 4}}]\n"
+    assert config.parse(BASE, "sweep.yaml").policy(Cause.HOST_OOM) is Policy.FAIL
+    assert config.parse(text, "sweep.yaml").policy(Cause.HOST_OOM) is Policy.INFEASIBLE
+    told = f"{text}on: {{host_oom: retry}}\n"
+    assert config.parse(told, "sweep.yaml").policy(Cause.HOST_OOM) is Policy.RETRY
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("constraints: [{name: a}]", "constraints.0: needs 'max' or 'min'"),
+        (
+            "constraints: [{name: a, min: 2, max: 1}]",
+            "constraints.0: 'min' is above 'max': nothing fits",
+        ),
+        (
+            "constraints: [{name: a, max: .inf}]",
+            "constraints.0.max: should be a finite number, not inf",
+        ),
+        (
+            "constraints: [{name: a, min: 2}, {name: a, max: 3}]",
+            "constraints: 'a' stands twice: give it 'min' and 'max' in one place",
+        ),
+        (
+            "metrics: [{name: a, weight: 1}, {name: b}]",
+            "metrics: some have a 'weight' and some have none: weight all, or none",
+        ),
+        ("metrics: [{name: a, weight: 0}]", "metrics.0.weight: should be greater than 0, not 0"),
+    ],
+)
+def test_a_constraint_or_a_weight_that_says_nothing_is_refused(line: str, message: str) -> None:
+    assert complaint(f"{BASE}{line}\n") == f"sweep.yaml:6: {message}"
+
+
+def test_a_study_of_weighted_metrics_compares_one_value_and_may_be_pruned() -> None:
+    text = f"{BASE}metrics: [{{name: a, weight: 1}}, {{name: b, goal: maximize, weight: 2}}]\n"
+    sweep = config.parse(f"{text}pruner: median\n", "sweep.yaml")
+    assert [(metric.name, metric.goal) for metric in sweep.objectives] == [("weighted", "minimize")]
+    assert sweep.gist.metrics == ("weighted",)
+    assert sweep.gist.shown == ("a", "b")
 
 
 @pytest.mark.parametrize(

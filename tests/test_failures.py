@@ -170,3 +170,31 @@ def test_the_kernels_kills_are_read_of_both_versions_of_cgroups(
     counter.write_text(text)
     assert oom.kills(tmp_path) == 2
     assert oom.kills(tmp_path / "elsewhere") is None
+
+
+def test_infeasible_trials_stop_no_sweep_until_there_is_nothing_else() -> None:
+    def attempts(infeasible: int, *others: Cause) -> list[AttemptRecord]:
+        causes = [*others, *[Cause.INFEASIBLE] * infeasible]
+        return [
+            AttemptRecord(
+                number=number,
+                attempt=1,
+                task="7_0",
+                node="n1",
+                started_at=float(number + 1),
+                ended_at=float(number + 2),
+                outcome=Outcome.FAILED,
+                cause=cause,
+                error="Infeasible: 5 heads",
+            )
+            for number, cause in enumerate(causes)
+        ]
+
+    assert failures.why_stop(attempts(29), 5, since=0.0) is None
+    assert failures.why_stop(attempts(30), 0, since=0.0) is None
+    assert failures.why_stop(attempts(30), 5, since=0.0) == (
+        "30 trials in a row were infeasible, the last one by: Infeasible: 5 heads"
+    )
+    assert failures.why_stop(attempts(9, *[Cause.ERROR] * 4), 5, since=0.0) is None
+    assert "error" in str(failures.why_stop(attempts(9, *[Cause.ERROR] * 5), 5, since=0.0))
+    assert failures.why_avoid("n1", attempts(9)) is None

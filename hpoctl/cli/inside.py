@@ -19,10 +19,13 @@ EXIT_CODES = {"prune": 5, "checkpoint": 6}  # of `hpoctl tell`, by its answer
 
 
 @click.command()
-@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--step", type=int, help="Training step: makes it a report, not the result.")
+@click.option(
+    "--infeasible", metavar="WHY", help="Instead of values: the parameters cannot be used."
+)
 @formatted
-def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
+def tell(values: tuple[str, ...], step: int | None, infeasible: str | None, form: str) -> None:
     """Give values of the running trial, from a program started by 'command:'.
 
     Prints 'go on', 'prune' or 'checkpoint'. Its exit code is 5 when the pruner wants the trial to
@@ -30,7 +33,11 @@ def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
     """
     from hpoctl.objectives.command import tell as tell_worker
 
-    answer = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
+    if (infeasible is None) == (not values):
+        raise ConfigError("hpoctl tell: give NAME=VALUE, or --infeasible WHY")
+    said = {} if infeasible is None else {"infeasible": infeasible}
+    numbers = dict(_named_number(value) for value in values)
+    answer = tell_worker({**numbers, **said}, step, os.environ)
     output.show_answer(answer, Format(form))
     if answer in EXIT_CODES:
         sys.exit(EXIT_CODES[answer])

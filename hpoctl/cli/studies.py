@@ -10,6 +10,7 @@ import click
 from hpoctl import control, output
 from hpoctl.cli.options import formatted, numbers
 from hpoctl.output import Format
+from hpoctl.output.best import show_best
 from hpoctl.output.failures import show_failures
 from hpoctl.record import TrialState
 
@@ -45,9 +46,9 @@ def status(study: str, watch: bool, repair: bool, form: str) -> None:
 @formatted
 def trials(study: str, states: tuple[str, ...], form: str) -> None:
     """List the trials of STUDY."""
-    records, metrics = control.read_trials(study)
+    records, gist = control.read_trials(study)
     kept = [record for record in records if not states or record.state in states]
-    output.show_trials(kept, metrics, Format(form))
+    output.show_trials(kept, gist, Format(form))
 
 
 @click.command()
@@ -74,11 +75,15 @@ def logs(study: str, trials: tuple[int, ...], follow: bool, form: str) -> None:
 
 @click.command()
 @click.argument("study", default="last")
-@click.option("--format", "style", type=click.Choice(["yaml", "json", "flags"]), default="yaml")
+@click.option("--format", "style", type=click.Choice(["yaml", "json", "flags"]))
+@click.option("--trial", type=click.IntRange(min=0), help="Of this trial, instead of the best.")
 @formatted
-def best(study: str, style: str, form: str) -> None:
-    """Print the best parameters of STUDY; --json adds the trial's number and values."""
-    output.show_best(control.read_best(study), style, Format(form))
+def best(study: str, style: str | None, trial: int | None, form: str) -> None:
+    """Print the best parameters of STUDY; --json adds the trial's number and values.
+
+    With several metrics: the Pareto front, the trials that no other one beats in all of them.
+    """
+    show_best(control.read_best(study, trial), style, Format(form))
 
 
 @click.command()

@@ -11,6 +11,7 @@ import click
 from hpoctl import control, output
 from hpoctl.cli.options import Command, formatted
 from hpoctl.output import Format, models
+from hpoctl.output.best import show_best
 
 if TYPE_CHECKING:
     from hpoctl.control import Request
@@ -124,7 +125,7 @@ def run(request: Request, form: str) -> None:
     if Format(form) is Format.JSON:
         output.show_ended(ended)
         return
-    if ended.summary.best is not None:
-        output.show_best(ended.summary.best, "yaml", Format(form))
+    if ended.summary.best is not None or len(ended.gist.metrics) > 1:
+        show_best(control.read_best(str(ended.run_dir)), None, Format(form))
     output.show_report(report, Format(form))
     output.suggest(f"trials {output.shell_word(ended.run.study)}")

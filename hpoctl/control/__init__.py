@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
     from hpoctl.control.read import (
+        Best,
         Failures,
         read_best,
         read_failures,
@@ -39,6 +40,7 @@ _HOMES = {
     "hub": ("fetch",),
     "queue": ("Extended", "Retried", "extend", "retry"),
     "read": (
+        "Best",
         "Failures",
         "read_best",
         "read_failures",
@@ -64,6 +66,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Best",
     "Extended",
     "Failures",
     "Planned",

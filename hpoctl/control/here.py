@@ -51,6 +51,11 @@ def check_ended(ended: Status) -> None:
         )
     if counts[TrialState.FAILED] == sum(counts.values()):
         raise StudyError(f"every trial failed, the first one with: {_first_error(ended)}")
+    if ended.summary.infeasible == sum(counts.values()):
+        raise StudyError(
+            f"every trial is infeasible: 'hpoctl trials {ended.run.study}' says by how much;"
+            " give 'constraints' more room, or the search space less"
+        )
 
 
 def _first_error(ended: Status) -> str:

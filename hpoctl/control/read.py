@@ -16,6 +16,7 @@ from hpoctl.errors import BatchSystemError, StudyError
 from hpoctl.failures import FailureGroup
 from hpoctl.record import Charge, Stop, TrialRecord, TrialState
 from hpoctl.status import Status
+from hpoctl.words import Gist
 
 if TYPE_CHECKING:
     from hpoctl.report import Report
@@ -61,10 +62,10 @@ def _charges(opened: OpenRun) -> tuple[Charge, ...] | None:
         return None
 
 
-def read_trials(study: str) -> tuple[list[TrialRecord], Sequence[str]]:
-    """All trials of a study by number, and the names of its metrics."""
+def read_trials(study: str) -> tuple[list[TrialRecord], Gist]:
+    """All trials of a study by number, and how its values are called."""
     opened = open_run(study)
-    return opened.store().records(), opened.gist.metrics
+    return opened.store().records(), opened.gist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +90,50 @@ def read_failures(study: str) -> Failures:
     )
 
 
-def read_best(study: str) -> TrialRecord:
-    """The best complete trial. Raises StudyError while there is none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best trials of a study: one, or with several metrics those that no other one beats.
+
+    `values` names what their values are.
+    """
+
+    study: str
+    trials: tuple[TrialRecord, ...]
+    values: Sequence[str]
+
+    @property
+    def is_front(self) -> bool:
+        return len(self.values) > 1
+
+
+def read_best(study: str, number: int | None = None) -> Best:
+    """The best feasible trials, or the one of this number. Raises StudyError where there is none.
+
+    Only a single metric's best is found without loading Optuna.
+    """
     opened = open_run(study)
-    best = opened.summary().best
-    if best is None:
-        raise StudyError(f"study '{opened.run.study}' has no single best trial yet")
-    return best
+    name, metrics = opened.run.study, opened.gist.metrics
+    if number is not None:
+        return Best(study=name, trials=(_complete(opened, number),), values=metrics[:1])
+    if len(metrics) > 1:
+        from hpoctl.report import front
+
+        trials = tuple(front(opened.store().records(), opened.sweep().objectives))
+    else:
+        best = opened.summary().best
+        trials = () if best is None else (best,)
+    if not trials:
+        infeasible = opened.summary().infeasible
+        why = f": {infeasible} trials violate a constraint" if infeasible else ""
+        raise StudyError(f"study '{name}' has no best trial yet{why}; see 'hpoctl trials {name}'")
+    return Best(study=name, trials=trials, values=metrics)
+
+
+def _complete(opened: OpenRun, number: int) -> TrialRecord:
+    record = _record(opened, number)
+    if record.state is not TrialState.COMPLETE:
+        raise StudyError(f"trial {number} is {record.state}: only a complete one has all values")
+    return record
 
 
 def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
@@ -127,24 +165,31 @@ def _is_open(opened: OpenRun, number: int) -> bool:
 
 def _root(opened: OpenRun, number: int) -> int:
     """The trial in whose folder this one runs: the one that it repeats, else itself."""
+    return _record(opened, number).root
+
+
+def _record(opened: OpenRun, number: int) -> TrialRecord:
     for record in opened.store().records():
         if record.number == number:
-            return record.root
+            return record
     raise StudyError(f"there is no trial {number}: 'hpoctl trials' lists them")
 
 
 def write_report(study: str, out: Path | None) -> Report:
     """Writes tables, plot and one folder a trial; into the run directory unless `out` is given."""
     from hpoctl import report
+    from hpoctl.control.about import about_study
 
     opened = open_run(study)
     look, charges = opened.look(), _charges(opened)
     lines = status.ledger(opened.summary().workers, look, charges or (), time.time())
+    records = opened.store().records()
     return report.write(
-        opened.store().records(),
-        opened.sweep().metrics,
+        records,
+        opened.sweep().objectives,
         report_dir=out or opened.run_dir.report,
         results_dir=out / "trial_results" if out else opened.run_dir.results,
         trials_dir=opened.run_dir.trials,
         ledger=lines,
+        about=about_study(opened, records),
     )

@@ -4,7 +4,8 @@ Parameters reach it three ways: `{training.learning_rate}` in the command is rep
 parameter is a variable `HPOCTL_PARAM_TRAINING_LEARNING_RATE`, and `HPOCTL_PARAMS` names a JSON
 file, nested as the search space. Values come back two ways: a line of its output that is a JSON
 object with the first metric in it, or a call of `hpoctl tell`. With a `step` they are a report,
-without one the result; where there is no result, the last report is it.
+without one the result; where there is no result, the last report is it. A program whose parameters
+cannot be used says so on a line too, `{"infeasible": "why"}`, or by `hpoctl tell --infeasible why`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from hpoctl import oom
 from hpoctl.errors import ConfigError
 from hpoctl.failures import TrialFailed, classify_text, last_line
 from hpoctl.sweep import PLACEHOLDER
-from hpoctl.trial import Checkpointed, Objective, Outcome, Pruned, Trial
+from hpoctl.trial import Checkpointed, Infeasible, Objective, Outcome, Pruned, Trial
 from hpoctl.words import Cause
 
 SAVED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-GO_ON, PRUNE, CHECKPOINT = "go on", "prune", "checkpoint"
+GO_ON, PRUNE, CHECKPOINT, INFEASIBLE = "go on", "prune", "checkpoint", "infeasible"
 _LOOK_S = 0.2  # between two looks whether the trial shall save itself
 _TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
 _LAST_WORDS = 200  # characters
@@ -62,7 +63,9 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
             _listen(program, told)
         if program.returncode == SAVED_EXIT_CODE and trial.should_checkpoint():
             raise Checkpointed
-        if told.prune.is_set():
+        if told.infeasible is not None:
+            raise Infeasible(told.infeasible)
+        if told.over.is_set():
             raise Pruned
         if program.returncode:
             raise _failure(argv[0], program.returncode, _printed(log, begin), kills)
@@ -98,7 +101,8 @@ class _Told:
     """What the program has said so far. Two threads speak: its output, and the socket."""
 
     def __init__(self, trial: Trial, metrics: Sequence[str]) -> None:
-        self.prune = threading.Event()
+        self.over = threading.Event()
+        self.infeasible: str | None = None
         self._trial = trial
         self._metrics = metrics
         self._result: dict[str, float] = {}
@@ -107,12 +111,18 @@ class _Told:
 
     def answer(self) -> str:
         """What the program should do next."""
-        if self.prune.is_set():
+        if self.infeasible is not None:
+            return INFEASIBLE
+        if self.over.is_set():
             return PRUNE
         return CHECKPOINT if self._trial.should_checkpoint() else GO_ON
 
     def hear(self, said: Mapping[str, object]) -> bool:
         """Takes a report or a result; True if the trial should end."""
+        if INFEASIBLE in said:
+            self.infeasible = str(said[INFEASIBLE])
+            self.over.set()
+            return True
         values = {
             name: float(value)
             for name, value in said.items()
@@ -121,25 +131,28 @@ class _Told:
         with self._lock:
             if "step" not in said:
                 self._result.update(values)
-                return self.prune.is_set()
+                return self.over.is_set()
             self._reported.update(values)
             first, step = self._metrics[0], int(float(str(said["step"])))
             if first in values:
                 extra = {name: value for name, value in values.items() if name != first}
                 self._trial.report(values[first], step, **extra)
             if self._trial.should_prune():
-                self.prune.set()
-            return self.prune.is_set()
+                self.over.set()
+            return self.over.is_set()
 
     def hear_line(self, line: str) -> None:
-        """Takes a line of output, if it is a JSON object with the first metric in it."""
+        """Takes a line of output, if it is a JSON object with the first metric in it.
+
+        Or if that is all it says: that its parameters are infeasible.
+        """
         if not line.lstrip().startswith("{"):
             return
         try:
             said = json.loads(line)
         except ValueError:
             return
-        if self._metrics[0] in said:
+        if self._metrics[0] in said or list(said) == [INFEASIBLE]:
             self.hear(said)
 
     def outcome(self) -> dict[str, float]:
@@ -166,7 +179,7 @@ def _listen(program: subprocess.Popen[str], told: _Told) -> None:
 
 
 def _end_if_pruned(program: subprocess.Popen[str], told: _Told) -> None:
-    told.prune.wait()
+    told.over.wait()
     for end in (program.terminate, program.kill):
         try:
             program.wait(_PRUNED_GRACE_S)
@@ -274,10 +287,11 @@ def _printed(log: Path, begin: int) -> str:
         return ""
 
 
-def tell(values: Mapping[str, float], step: int | None, environ: Mapping[str, str]) -> str:
+def tell(values: Mapping[str, float | str], step: int | None, environ: Mapping[str, str]) -> str:
     """The program's side of the socket: gives values; what it should do next.
 
-    Raises ConfigError outside of a trial.
+    The value `infeasible` is a text: why its parameters cannot be used. Raises ConfigError outside
+    of a trial.
     """
     address = environ.get("HPOCTL_SOCKET")
     if address is None:

@@ -21,9 +21,8 @@ from hpoctl.finding import Finding, Level
 from hpoctl.output import delays, private, shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.space import nest
 from hpoctl.status import Status
-from hpoctl.words import Mode
+from hpoctl.words import Gist, Mode
 
 if TYPE_CHECKING:
     from hpoctl.control import Planned, Repaired, Submitted, Why
@@ -207,7 +206,7 @@ def show_findings(found: Sequence[Finding], form: Format) -> None:
         print("\n".join(delays.finding_lines(found)))
 
 
-def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Format) -> None:
+def show_trials(records: Sequence[TrialRecord], gist: Gist, form: Format) -> None:
     """`trials`: one line a trial."""
     if form is Format.JSON:
         show_json([shapes.trial_shape(record) for record in records])
@@ -215,7 +214,7 @@ def show_trials(records: Sequence[TrialRecord], metrics: Sequence[str], form: Fo
     if form is Format.QUIET:
         print("\n".join(str(record.number) for record in records))
         return
-    tables.console().print(tables.trials_table(records, metrics))
+    tables.console().print(tables.trials_table(records, gist.metrics, gist.shown))
 
 
 def show_ended(status: Status) -> None:
@@ -223,28 +222,15 @@ def show_ended(status: Status) -> None:
     show_json(shapes.status_shape(status))
 
 
-def show_best(best: TrialRecord, style: str, form: Format) -> None:
-    """`best`: the winning parameters as YAML, JSON or flags."""
-    if form is Format.JSON:
-        show_json({"number": best.number, "values": best.values, "params": nest(best.params)})
-    elif form is Format.QUIET:
-        print(best.number)
-    elif style == "json":
-        show_json(nest(best.params))
-    elif style == "flags":
-        print(shlex.join(f"--{name.split('.')[-1]}={v}" for name, v in best.params.items()))
-    else:
-        from hpoctl import config
-
-        print(config.dump(nest(best.params)), end="")
-
-
 def show_report(report: Report, form: Format) -> None:
     """`report`: where the files are."""
     paths = {
+        "index": report.index,
         "best_config": report.best_config,
         "trials_summary": report.trials_summary,
         "optimization_plot": report.optimization_plot,
+        "pareto_front": report.pareto_front,
+        "pareto_plot": report.pareto_plot,
         "gpu_hours": report.gpu_hours,
         "trial_results": report.trial_results,
     }
@@ -266,7 +252,8 @@ def show_text(text: str, form: Format) -> None:
 def show_answer(answer: str, form: Format) -> None:
     """`tell`: what the program should do next."""
     if form is Format.JSON:
-        show_json({"prune": answer == "prune", "checkpoint": answer == "checkpoint"})
+        words = ("prune", "checkpoint", "infeasible")
+        show_json({word: answer == word for word in words})
     else:
         print(answer)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from hpoctl.output import (
     Format,
     shell_word,
-    show_best,
     show_ended,
     show_json,
     show_report,
     suggest,
 )
+from hpoctl.output.best import show_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def show_tuned(ended: Status, report: Report, form: Format, *, lower: bool) -> N
     if (best := ended.summary.best) is not None:
         if form is Format.TABLE:
             print("Best hyperparameter configuration:")
-        show_best(best, "json", form)
+        show_one(best, "json", form)
         if form is Format.TABLE and best.values is not None:
             print(
                 f"\nBest value: {best.values[0]:.6g} ({'lower' if lower else 'higher'} is better)\n"

@@ -31,8 +31,14 @@ def status_shape(status: Status) -> dict[str, object]:
             "idle": hours.idle,
             "charged": hours.charged,
         },
+        "infeasible": status.summary.infeasible,
         "best": best
-        and {"number": best.number, "values": best.values, "params": dict(best.params)},
+        and {
+            "number": best.number,
+            "values": best.values,
+            "params": dict(best.params),
+            "shown": {name: best.attrs.get(name) for name in status.gist.shown},
+        },
         "workers": [worker_shape(worker) for worker in status.workers],
         "eta_s": status.eta_s,
         "stopped": status.stopped and {"at": status.stopped.at, "why": status.stopped.why},
@@ -72,6 +78,8 @@ def trial_shape(record: TrialRecord) -> dict[str, object]:
         "state": record.state,
         "values": record.values,
         "params": dict(record.params),
+        "feasible": record.feasible,
+        "constraints": dict(record.constraints),
         "duration_s": record.duration_s,
         "attrs": dict(record.attrs),
     }

@@ -62,11 +62,15 @@ def _expected(cost: Cost) -> tuple[str, str, str]:
     return duration(cost.makespan), gpu_hours, f"{cost.startup_share:.0%}"
 
 
-def trials_table(records: Sequence[TrialRecord], metrics: Sequence[str]) -> Table:
-    """One line a trial."""
+def trials_table(
+    records: Sequence[TrialRecord], metrics: Sequence[str], shown: Sequence[str]
+) -> Table:
+    """One line a trial; `shown` names what it recorded beside the metrics, and is to be seen."""
     names = list(dict.fromkeys(name for record in records for name in record.params))
     repeats = ["repeats"] if any(record.root != record.number for record in records) else []
-    table = _table("trial", *repeats, "state", *metrics, "time", *_heads(names), "error")
+    limited = ["violates"] if any(record.constraints for record in records) else []
+    heads = ("state", *metrics, *shown, *limited, "time", *_heads(names), "error")
+    table = _table("trial", *repeats, *heads)
     for record in records:
         values = record.values or (None,) * len(metrics)
         took = record.duration_s
@@ -75,11 +79,19 @@ def trials_table(records: Sequence[TrialRecord], metrics: Sequence[str]) -> Tabl
             *("" if record.root == record.number else str(record.root) for _ in repeats),
             record.state,
             *("" if value is None else f"{value:.6g}" for value in values),
+            *(_short(record.attrs.get(name, "")) for name in shown),
+            *(violated(record) for _ in limited),
             "" if took is None else duration(timedelta(seconds=took)),
             *(_short(record.params.get(name, "")) for name in names),
             _last_line(record.attrs.get("error", "")),
         )
     return table
+
+
+def violated(record: TrialRecord) -> str:
+    """The constraints that a trial violates, each with by how much."""
+    above = {name: by for name, by in record.constraints.items() if by > 0}
+    return ", ".join(f"{name} +{by:.3g}" for name, by in above.items())
 
 
 def status_text(status: Status) -> str:
@@ -161,6 +173,8 @@ def counts(status: Status) -> str:
     done = f"{status.finished} of {whole} done"
     rest = [f"{by_state[state]} {state}" for state in TrialState if by_state[state]]
     repeats = whole - status.run.trials
+    infeasible = status.summary.infeasible
+    rest += [f"{infeasible} of these infeasible"] if infeasible else []
     beyond = f", {repeats} of them beyond the budget of {status.run.trials}" if repeats > 0 else ""
     return f"{done} ({', '.join(rest)}){beyond}"
 
@@ -169,11 +183,15 @@ def best_line(status: Status) -> str:
     """The best trial so far."""
     best = status.summary.best
     if best is None or best.values is None:
-        return "none yet" if len(status.gist.metrics) == 1 else "several metrics: see the report"
+        several = f"several metrics: 'hpoctl best {shlex.quote(status.run.study)}'"
+        return "none yet" if len(status.gist.metrics) == 1 else several
     values = best.params.values()
     pairs = zip(_heads(list(best.params)), values, strict=True)
     params = ", ".join(f"{name} {_short(value)}" for name, value in pairs)
-    return f"{status.gist.metrics[0]} {best.values[0]:.6g} in trial {best.number}: {params}"
+    recorded = [f"{n} {_short(best.attrs[n])}" for n in status.gist.shown if n in best.attrs]
+    value = f"{status.gist.metrics[0]} {best.values[0]:.6g}"
+    value += f" ({', '.join(recorded)})" if recorded else ""
+    return f"{value} in trial {best.number}: {params}"
 
 
 def workers_text(workers: Sequence[WorkerStatus]) -> str:

@@ -1,4 +1,4 @@
-"""Trial records -> what a finished sweep leaves: best configuration, table, plot, trial folders.
+"""Trial records -> what a finished sweep leaves: a page, best configuration, table, plots, folders.
 
 The modules beside this one make texts and pictures out of records; only this one touches files.
 Every file is replaced whole, so a reader never sees half of one, and writing again is harmless.
@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpoctl import hours
 from hpoctl.errors import HpoctlError
 from hpoctl.hours import Line
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report import folder, plot, ranking, table
-from hpoctl.report.ranking import best
+from hpoctl.report import folder, page, plot, ranking, table
+from hpoctl.report.page import About, Winners
+from hpoctl.report.ranking import best, front
 from hpoctl.sweep import Metric
 
-__all__ = ["Report", "best", "write"]
+__all__ = ["About", "Report", "best", "front", "write"]
 
+_UNNAMED = About()
+_READ = 200  # trials whose own notes of their steps are read for the page
 _LINKED = ("log.txt", "checkpoint")
 _LOGGED = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Where the report was written; `best_config` is None while no trial is COMPLETE.
+    """Where the report was written; `best_config` is None while no trial is COMPLETE and feasible.
 
-    `gpu_hours` is None before anything was allocated.
+    `gpu_hours` is None before anything was allocated, the front's two files are with one metric.
     """
 
     report_dir: Path
+    index: Path
     best_config: Path | None
     trials_summary: Path
     optimization_plot: Path
+    pareto_front: Path | None
+    pareto_plot: Path | None
     gpu_hours: Path | None
     trial_results: Path
 
@@ -48,18 +55,23 @@ def write(
     results_dir: Path,
     trials_dir: Path,
     ledger: Sequence[Line] = (),
+    about: About = _UNNAMED,
 ) -> Report:
     """Write the report of a study as it stands now, over an earlier one. Raises HpoctlError.
 
     `ledger` is what the run was allocated. `trials_dir` is where the trials themselves left
     `00007/log.txt`, `checkpoint` and `metrics.jsonl`; `results_dir` gets a folder `trial_7` for
-    every trial that has started.
+    every trial that has started. `about` is what the page says besides.
     """
+    several = len(metrics) > 1
     report = Report(
         report_dir=report_dir,
+        index=report_dir / "index.html",
         best_config=report_dir / "best_config.yaml" if best(records, metrics) else None,
         trials_summary=report_dir / "trials_summary.csv",
         optimization_plot=report_dir / "optimization_plot.png",
+        pareto_front=report_dir / "pareto_front.csv" if several else None,
+        pareto_plot=report_dir / "pareto_front.png" if several else None,
         gpu_hours=report_dir / "gpu_hours.csv" if ledger else None,
         trial_results=results_dir,
     )
@@ -72,10 +84,44 @@ def write(
             _replace(report.gpu_hours, _bytes(table.gpu_hours(ledger)))
         _write_folders(records, metrics, results_dir, trials_dir)
         _replace(report.optimization_plot, plot.optimization_plot(records, metrics))
+        on_front = front(records, metrics)
+        if report.pareto_front is not None and report.pareto_plot is not None:
+            _replace(report.pareto_front, _bytes(table.trials_summary(on_front, metrics)))
+            _replace(report.pareto_plot, plot.pareto_plot(records, on_front, metrics))
+        winner = best(records, metrics)
+        text = page.render(
+            records,
+            metrics,
+            about,
+            winners=Winners(
+                best=winner,
+                config="" if winner is None else ranking.best_config(winner, metrics),
+                front=on_front,
+            ),
+            hours=hours.total(ledger),
+            steps=_steps(records, trials_dir),
+        )
+        _replace(report.index, _bytes(text))
     except OSError as wrong:
         what = f"{wrong.filename or report_dir}: {wrong.strerror or wrong}"
         raise HpoctlError(f"{what}; the report is not complete, write it again") from wrong
     return report
+
+
+def _steps(records: Sequence[TrialRecord], trials_dir: Path) -> dict[int, Mapping[int, float]]:
+    """What each trial reported: as the study knows, else as the trial itself noted it.
+
+    With several metrics the study knows none; of thousands of trials it is enough to read some.
+    """
+    known = {record.number: record.steps for record in records if record.steps}
+    if known:
+        return known
+    started = [record for record in records if record.started is not None]
+    for record in started[:: 1 + len(started) // _READ]:
+        text = _logged(trials_dir / f"{record.root:05d}")
+        if points := folder.reported(text):
+            known[record.number] = points
+    return known
 
 
 def _write_best(records: Sequence[TrialRecord], metrics: Sequence[Metric], path: Path) -> None:

@@ -71,6 +71,11 @@ def metrics_csv(steps: Mapping[int, float], logged: str) -> str:
     return out.getvalue()
 
 
+def reported(logged: str) -> dict[int, float]:
+    """The first metric's value at each step, of the text of a metrics.jsonl."""
+    return {step: row["value"] for step, row in _logged(logged).items() if "value" in row}
+
+
 def _logged(text: str) -> dict[int, Row]:
     """The numbers in JSON lines, by step; a line that cannot be read is skipped.
 

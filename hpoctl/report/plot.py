@@ -55,10 +55,10 @@ _DECADES = 100.0  # values that differ by more than this factor are drawn on a l
 class Panel:
     """What the plot of one metric shows."""
 
-    name: str
-    goal: str
-    complete: Points  # of values that can be drawn, as `pruned`
+    metric: Metric
+    complete: Points  # of values that can be drawn, as `pruned` and `infeasible`
     pruned: Points
+    infeasible: Points
     failed: tuple[int, ...]
     above: tuple[int, ...]  # off scale: infinite, huge or not a number
     below: tuple[int, ...]
@@ -68,7 +68,7 @@ class Panel:
     @property
     def values(self) -> list[float]:
         """All values that are drawn."""
-        return [value for _, value in (*self.complete, *self.pruned)]
+        return [value for _, value in (*self.complete, *self.infeasible, *self.pruned)]
 
     @property
     def is_log(self) -> bool:
@@ -80,12 +80,12 @@ class Panel:
 def panel(records: Sequence[TrialRecord], metric: Metric, index: int) -> Panel:
     """What to show of the metric at `index` of the trials' values."""
     finished = [
-        (record.number, float(record.values[index]), record.state)
+        (record.number, float(record.values[index]), record.state if record.feasible else None)
         for record in sorted(records, key=lambda record: record.number)
         if record.state in (TrialState.COMPLETE, TrialState.PRUNED)
         if record.values is not None and index < len(record.values)
     ]
-    of: dict[TrialState, list[tuple[int, float]]] = {state: [] for state in TrialState}
+    of: dict[TrialState | None, list[tuple[int, float]]] = {s: [] for s in (None, *TrialState)}
     edges: dict[bool, list[int]] = {True: [], False: []}
     for number, value, state in finished:
         if math.isfinite(drawn := _drawn(value)):
@@ -95,10 +95,10 @@ def panel(records: Sequence[TrialRecord], metric: Metric, index: int) -> Panel:
             edges[above].append(number)
     failed = [record.number for record in records if record.state is TrialState.FAILED]
     return Panel(
-        name=metric.name,
-        goal=metric.goal,
+        metric=metric,
         complete=tuple(of[TrialState.COMPLETE]),
         pruned=tuple(of[TrialState.PRUNED]),
+        infeasible=tuple(of[None]),
         failed=tuple(sorted(failed)),
         above=tuple(edges[True]),
         below=tuple(edges[False]),
@@ -144,6 +144,69 @@ def optimization_plot(records: Sequence[TrialRecord], metrics: Sequence[Metric])
     return png.getvalue()
 
 
+def pareto_plot(
+    records: Sequence[TrialRecord], front: Sequence[TrialRecord], metrics: Sequence[Metric]
+) -> bytes:
+    """PNG with a panel for each further metric against the first; the front's trials stand out."""
+    with _silent_import():
+        from matplotlib import style
+        from matplotlib.figure import Figure
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
+    groups = (
+        ("infeasible", [r for r in complete if not r.feasible], "none", _ORANGE, 4.0),
+        ("complete", [r for r in complete if r.feasible], _BLUE, "none", 4.0),
+        ("front", list(front), _INK, "white", 7.0),
+    )
+    with style.context(["default", _STYLE]):
+        height = _REST_IN + _PANEL_IN * (len(metrics) - 1)
+        figure = Figure(figsize=(_WIDTH_IN, height), dpi=_DPI, layout="constrained")
+        axes = figure.subplots(len(metrics) - 1, 1, squeeze=False)[:, 0]
+        for index, ax in enumerate(axes, start=1):
+            for label, group, face, edge, size in groups:
+                _draw_pairs(ax, label, _pairs(group, index), face, edge, size)
+            ax.set_xlabel(_label_of(metrics[0]), parse_math=False)
+            ax.set_ylabel(_label_of(metrics[index]), parse_math=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        if labels:
+            axes[0].legend(
+                handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(labels)
+            )
+        png = BytesIO()
+        figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _pairs(group: Sequence[TrialRecord], index: int) -> list[tuple[float, float]]:
+    """The first value and the one at `index`, where both can be drawn."""
+    values = [(r.values[0], r.values[index]) for r in group if r.values and index < len(r.values)]
+    drawn = [(_drawn(x), _drawn(y)) for x, y in values]
+    return [pair for pair in drawn if not any(map(math.isnan, pair))]
+
+
+def _draw_pairs(
+    ax: Axes, label: str, pairs: Sequence[tuple[float, float]], face: str, edge: str, size: float
+) -> None:
+    if pairs:
+        xs, ys = zip(*pairs, strict=True)
+        ax.plot(
+            xs,
+            ys,
+            label=label,
+            linestyle="none",
+            marker="o",
+            markersize=size,
+            markerfacecolor=face,
+            markeredgecolor=edge,
+        )
+
+
+def _label_of(metric: Metric) -> str:
+    """Name and goal on one line, in characters that the font has, none of them markup."""
+    name = ascii(metric.name)[1:-1]
+    name = name if len(name) <= 28 else name[:27] + "…"
+    return f"{name} ({metric.goal})"
+
+
 @contextmanager
 def _silent_import() -> Iterator[None]:
     """Import matplotlib without its advice on stderr.
@@ -164,7 +227,7 @@ def _draw(figure: Figure, panels: Sequence[Panel]) -> None:
     lines: dict[str, Line2D] = {}
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, shown in zip(axes, panels, strict=True):
-        ax.set_ylabel(_label(shown), parse_math=False)
+        ax.set_ylabel(_label_of(shown.metric), parse_math=False)
         if not shown.values:
             _draw_nothing(ax, "no finished trial yet" if shown.last < 0 else "no value to draw")
         else:
@@ -191,13 +254,6 @@ def _draw_legend(ax: Axes, lines: dict[str, Line2D]) -> None:
     for handle in legend.legend_handles:
         if isinstance(handle, Line2D):
             handle.set_markersize(9.0 if handle.get_marker() == "*" else 5.5)
-
-
-def _label(shown: Panel) -> str:
-    """Name and goal on one line, in characters that the font has, none of them markup."""
-    name = ascii(shown.name)[1:-1]
-    name = name if len(name) <= 28 else name[:27] + "…"
-    return f"{name} ({shown.goal})"
 
 
 def _draw_nothing(ax: Axes, why: str) -> None:
@@ -242,6 +298,7 @@ def _draw_values(ax: Axes, shown: Panel) -> dict[str, Line2D]:
     for label, points, face, edge in (
         ("complete", shown.complete, _BLUE, "white" if size > 4 else "none"),
         ("pruned", shown.pruned, "none", _GREY),
+        ("infeasible", shown.infeasible, "none", _ORANGE),
     ):
         if points:
             numbers, values = zip(*points, strict=True)

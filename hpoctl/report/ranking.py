@@ -15,18 +15,57 @@ from hpoctl.sweep import Metric
 
 
 def best(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> TrialRecord | None:
-    """The COMPLETE trial with the best first metric, or None; NaN never wins, ties go to the first.
+    """The best COMPLETE trial that violates no constraint, or None; ties go to the first.
 
-    An infinite value is compared as it stands, as Optuna does.
+    With several metrics it is a compromise: of the front, the trial nearest to the point where
+    every metric would be as good as it is anywhere on the front, each scaled to the front's width.
     """
-    sign = 1 if metrics[0].goal == "minimize" else -1
-    ranked = [
-        (sign * record.values[0], record.number, record)
+    on_front = front(records, metrics)
+    if len(metrics) == 1 or not on_front:
+        return on_front[0] if on_front else None
+    losses = {record.number: _losses(record, metrics) for record in on_front}
+    columns = [*zip(*losses.values(), strict=True)]
+    scales = [(min(column), max(column) - min(column)) for column in columns]
+
+    def distance(record: TrialRecord) -> float:
+        pairs = zip(losses[record.number], scales, strict=True)
+        return math.hypot(*((loss - low) / width if width else 0.0 for loss, (low, width) in pairs))
+
+    finite = [r for r in on_front if all(map(math.isfinite, losses[r.number]))]
+    if any(not math.isfinite(width) for _, width in scales):
+        return best(finite, metrics) if finite else on_front[0]
+    return min(on_front, key=lambda record: (distance(record), record.number))
+
+
+def front(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
+    """The COMPLETE trials that violate no constraint and that no other one beats, by number.
+
+    One beats another that is nowhere worse and somewhere better. NaN is on no front; an infinite
+    value is compared as it stands, as Optuna does. Of one metric, it is the first best trial.
+    """
+    ranked = sorted(
+        (_losses(record, metrics), record.number, record)
         for record in records
-        if record.state is TrialState.COMPLETE and record.values
-        if not math.isnan(record.values[0])
-    ]
-    return min(ranked, key=lambda entry: entry[:2])[2] if ranked else None
+        if record.state is TrialState.COMPLETE and record.values and record.feasible
+        if len(record.values) >= len(metrics) and not any(map(math.isnan, record.values))
+    )
+    if len(metrics) == 1:
+        return [ranked[0][2]] if ranked else []
+    found: list[tuple[tuple[float, ...], TrialRecord]] = []
+    for losses, _, record in ranked:  # whoever beats one stands before it
+        if not any(_beats(other, losses) for other, _ in found):
+            found.append((losses, record))
+    return sorted((record for _, record in found), key=lambda record: record.number)
+
+
+def _losses(record: TrialRecord, metrics: Sequence[Metric]) -> tuple[float, ...]:
+    """A trial's values, less is better."""
+    values = zip(metrics, record.values or (), strict=False)
+    return tuple(value if metric.goal == "minimize" else -value for metric, value in values)
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def best_config(record: TrialRecord, metrics: Sequence[Metric]) -> str:

@@ -57,11 +57,13 @@ def columns(records: Iterable[TrialRecord], metrics: Sequence[Metric]) -> dict[s
     """
     params: dict[str, None] = {}
     recorded: dict[str, None] = {}
+    limited: list[str] = []
     for record in records:
+        limited = ["feasible"] if limited or record.constraints else []
         params.update(dict.fromkeys(record.params))
         recorded.update(dict.fromkeys(_recorded(record)))
     order: list[Source] = [
-        *((_OWN, name) for name in ("number", "state")),
+        *((_OWN, name) for name in ("number", "state", *limited)),
         *(("metric", metric.name) for metric in metrics),
         *(("param", name) for name in params),
         *((_OWN, name) for name in _USE),
@@ -84,6 +86,7 @@ def _cells(record: TrialRecord, metrics: Sequence[Metric]) -> Mapping[Source, ob
     own: dict[str, object] = {
         "number": record.number,
         "state": record.state.value,
+        "feasible": record.feasible,
         "duration_s": _given(record.duration_s),
         "gpu_hours": _given(_gpu_hours(record)),
         "node": _given(record.attrs.get("node")),

@@ -52,11 +52,19 @@ class Mirror(BaseStorage):
                 self.open.add(trial._trial_id)
         return [trial._trial_id for trial in trials]
 
-    def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> None:
-        """A trial of ours has ended."""
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        notes: Mapping[str, object],
+    ) -> None:
+        """A trial of ours has ended, with `notes` among its system attributes."""
         self._own.discard(trial_id)
         self._close(trial_id)
-        self._change(trial_id, state=state, values=list(values) if values else None)
+        attrs = {**self._trials[trial_id].system_attrs, **notes}
+        given = list(values) if values else None
+        self._change(trial_id, state=state, values=given, _system_attrs=attrs)
 
     def has(self, trial_id: int) -> bool:
         """Whether a trial is known here."""

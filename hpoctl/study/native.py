@@ -22,9 +22,11 @@ from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
 from hpoctl.study.native_past import has_failed, note_failure
 from hpoctl.study.native_queue import NativeQueue
 from hpoctl.study.protocol import (
+    CONSTRAINT_KEY,
     DRAIN_KEY,
     LATE_KEY,
     NO_CAUSES,
+    NOTHING,
     WORKER_KEY,
     Claim,
     IsGone,
@@ -35,6 +37,7 @@ from hpoctl.study.protocol import (
     or_succeeded,
     sorted_workers,
     tasks_told_to_leave,
+    with_what_is_known,
     written_off,
 )
 from hpoctl.trial import derive_seed
@@ -66,15 +69,17 @@ class NativeStore(NativeQueue):
     ) -> bool:
         """Keeps the first metric's value at a step; True if the trial shall end; see `Store`."""
 
+        several = len(self._sweep.objectives) > 1  # Optuna's samplers ask for one direction then
+
         def write() -> bool:
             held = self._holds(claim)
-            if held:
+            if held and not several:
                 self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
             return held
 
         if not self._exclusively(write, patience_s=patience_s):
             return True
-        if len(self._sweep.metrics) > 1:  # Optuna prunes by one metric only
+        if several:
             return False
         frozen = self._storage.get_trial(claim.trial_id)
         return bool(self._study.pruner.prune(self._study, frozen))  # it may answer in numpy's bool
@@ -86,6 +91,7 @@ class NativeStore(NativeQueue):
         attrs: Mapping[str, object],
         *,
         at: float | None = None,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends a trial with its values; Optuna takes no other moment than now. See `Store`."""
         if any(math.isnan(value) for value in values):
@@ -93,7 +99,11 @@ class NativeStore(NativeQueue):
             return
         given = [float(value) for value in values]
         complete = optuna.trial.TrialState.COMPLETE
-        if not self._settle(claim, lambda: self._end(claim, complete, lambda _: given, attrs)):
+
+        def write() -> bool:
+            return self._end(claim, complete, lambda _: given, attrs, constraints=constraints)
+
+        if not self._settle(claim, write):
             key = f"{LATE_KEY}{claim.number}:{claim.attempt}"  # a finished trial takes nothing more
             self._storage.set_study_system_attr(self._study_id, key, given)
 
@@ -110,18 +120,21 @@ class NativeStore(NativeQueue):
         at: float | None = None,
         cause: Cause = Cause.ERROR,
         policy: Policy = Policy.FAIL,
+        attrs: Mapping[str, object] = NOTHING,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends an attempt that came to nothing; see `Store`."""
 
         def write() -> bool:
             frozen = self._storage.get_trial(claim.trial_id)
             verdict = judge(cause, error, policy, frozen.user_attrs.get("lost", 0))
+            verdict = with_what_is_known(verdict, attrs, constraints)
             if has_failed(frozen, claim.attempt, verdict):
                 return True
             if verdict.outcome is not Outcome.FAILED:
                 return self._set_free(claim, verdict)
-            attrs = {"error": verdict.said}
-            return self._end(claim, optuna.trial.TrialState.FAIL, lambda _: None, attrs, verdict)
+            failed = optuna.trial.TrialState.FAIL
+            return self._end(claim, failed, lambda _: None, verdict.kept, verdict)
 
         self._settle(claim, write)
 
@@ -147,6 +160,7 @@ class NativeStore(NativeQueue):
         values: Callable[[_Trial], Sequence[float] | None],
         attrs: Mapping[str, object],
         verdict: Verdict | None = None,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> bool:
         """Ends a trial if it is this claim's, or waits again; False if it is another's result."""
         frozen = self._storage.get_trial(claim.trial_id)
@@ -160,6 +174,7 @@ class NativeStore(NativeQueue):
         if verdict is not None:
             note_failure(self._storage, claim.trial_id, verdict)
         self._keep(claim.trial_id, {**attrs, **({} if ours else {"ended_by": claim.attempt})})
+        self._constrain(claim.trial_id, constraints)
         self._storage.set_trial_state_values(claim.trial_id, state, values(frozen))
         return True
 
@@ -171,7 +186,7 @@ class NativeStore(NativeQueue):
 
     def _last_report(self, frozen: _Trial) -> Sequence[float] | None:
         steps = frozen.intermediate_values
-        last = steps[max(steps)] if steps and len(self._sweep.metrics) == 1 else math.nan
+        last = steps[max(steps)] if steps and len(self._sweep.objectives) == 1 else math.nan
         return None if math.isnan(last) else [last]
 
     def _holds(self, claim: Claim) -> bool:
@@ -218,9 +233,10 @@ class NativeStore(NativeQueue):
         if verdict.error is not None:
             ends = optuna.trial.TrialState
             state = ends.PRUNED if verdict.outcome is Outcome.PRUNED else ends.FAIL
-            marks |= {"error": verdict.error, "ended_by": 0}  # none of its attempts
+            marks |= {**verdict.kept, "ended_by": 0}  # none of its attempts
         note_failure(self._storage, frozen._trial_id, verdict)
         self._keep(frozen._trial_id, marks)
+        self._constrain(frozen._trial_id, verdict.constraints)
         self._storage.set_trial_state_values(frozen._trial_id, state)
 
     def workers(self) -> list[WorkerRecord]:
@@ -277,6 +293,7 @@ class NativeStore(NativeQueue):
             workers=tuple(self.workers()),
             stop=self.past.stopped(),
             bad_nodes=self.past.bad_nodes(),
+            infeasible=sum(not record.feasible for record in records),
         )
 
     def rest(self) -> None:
@@ -308,6 +325,10 @@ class NativeStore(NativeQueue):
         except optuna.exceptions.UpdateFinishedTrialError:  # another one was faster
             return False
         return mine or self._journal is not None
+
+    def _constrain(self, trial_id: int, constraints: Mapping[str, float]) -> None:
+        for name, violation in constraints.items():
+            self._storage.set_trial_system_attr(trial_id, f"{CONSTRAINT_KEY}{name}", violation)
 
     def _keep(self, trial_id: int, attrs: Mapping[str, object]) -> None:
         for key, value in attrs.items():

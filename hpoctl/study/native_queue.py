@@ -117,7 +117,7 @@ class NativeQueue:
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
-        names = [metric.name for metric in self._sweep.metrics]
+        names = [metric.name for metric in self._sweep.objectives]
         self._storage.set_study_system_attr(self._study_id, "study:metric_names", names)
 
     def retries(self) -> int:

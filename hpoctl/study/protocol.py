@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ _LOSSES = 2  # a trial that was lost so often is failed: it may be what kills it
 
 IsGone = Callable[[WorkerId], bool]
 NO_CAUSES: Mapping[str, Cause] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+CONSTRAINT_KEY = "constraints:"  # Optuna 5: above 0 is violated; every sampler of its own reads it
+_INFEASIBLE: Mapping[str, float] = MappingProxyType({"infeasible": 1.0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +109,13 @@ class Store(Protocol):
         attrs: Mapping[str, object],
         *,
         at: float | None = None,
+        constraints: Mapping[str, float] = ...,
     ) -> None:
         """Ends a trial with its values; a NaN among them makes it a failed one, as in Optuna.
 
-        It ended `at` this moment, or now. A trial that was given to another worker meanwhile is
-        left as it is, and the values are kept beside it. The same call again, with the same `at`,
+        `constraints` says by how much each of them is violated: above 0, and it is infeasible. It
+        ended `at` this moment, or now. A trial that was given to another worker meanwhile is left
+        as it is, and the values are kept beside it. The same call again, with the same `at`,
         changes nothing. So it is with `prune` and `fail`.
         """
 
@@ -125,10 +130,13 @@ class Store(Protocol):
         at: float | None = None,
         cause: Cause = Cause.ERROR,
         policy: Policy = Policy.FAIL,
+        attrs: Mapping[str, object] = ...,
+        constraints: Mapping[str, float] = ...,
     ) -> None:
         """Ends an attempt that came to nothing; the policy says what becomes of the trial.
 
-        The cause and the error, such as a traceback, are kept with the attempt in any case.
+        The cause and the error, such as a traceback, are kept with the attempt in any case; `attrs`
+        with a trial that ends, `constraints` with one that ends as infeasible.
         """
 
     def give_back(self, claim: Claim, *, at: float | None = None) -> None:
@@ -202,27 +210,49 @@ class Past(Protocol):
 class Verdict:
     """What becomes of a trial whose attempt came to nothing: how that ended, the trial's error.
 
-    Without an error it waits again. `cause` and `said` stay with the attempt.
+    Without an error it waits again. `cause` and `said` stay with the attempt, `attrs` with a trial
+    that ends, and `constraints` with one that is infeasible.
     """
 
     outcome: Outcome
     error: str | None
     cause: Cause | None = None
     said: str = ""
+    attrs: Mapping[str, object] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Mapping[str, object]:
+        """The attributes of a trial that ends."""
+        return {} if self.error is None else {**self.attrs, "error": self.error}
 
 
 def judge(
     cause: Cause, said: str, policy: Policy, losses: int, ended: Outcome = Outcome.FAILED
 ) -> Verdict:
-    """The verdict on a trial that was lost `losses` times before; `ended` where that is its end."""
+    """The verdict on a trial that was lost `losses` times before; `ended` where that is its end.
+
+    An infeasible one violates a constraint, if none is known then that of being feasible.
+    """
     said = said[-ERROR_CHARS:]
     if policy is Policy.REQUEUE:
         return Verdict(outcome=Outcome.RETURNED, error=None, cause=cause, said=said)
     if policy is Policy.INFEASIBLE:
-        return Verdict(outcome=Outcome.PRUNED, error=said, cause=cause, said=said)
+        return Verdict(
+            outcome=Outcome.PRUNED, error=said, cause=cause, said=said, constraints=_INFEASIBLE
+        )
     if policy is Policy.RETRY and losses + 1 < _LOSSES:
         return Verdict(outcome=Outcome.LOST, error=None, cause=cause, said=said)
     return Verdict(outcome=ended, error=said, cause=cause, said=said)
+
+
+def with_what_is_known(
+    verdict: Verdict, attrs: Mapping[str, object], constraints: Mapping[str, float]
+) -> Verdict:
+    """The verdict with what is known of the trial besides."""
+    if verdict.outcome is not Outcome.PRUNED:
+        return replace(verdict, attrs=attrs)
+    return replace(verdict, attrs=attrs, constraints=constraints or verdict.constraints)
 
 
 def judge_loss(

@@ -27,7 +27,9 @@ from hpoctl.study.mirror import Mirror
 from hpoctl.study.native import NativeStore
 from hpoctl.study.past import Attempts, RelationalPast
 from hpoctl.study.protocol import (
+    CONSTRAINT_KEY,
     NO_CAUSES,
+    NOTHING,
     Claim,
     IsGone,
     Outcome,
@@ -38,6 +40,7 @@ from hpoctl.study.protocol import (
     or_succeeded,
     retriable,
     tasks_told_to_leave,
+    with_what_is_known,
     written_off,
 )
 from hpoctl.study.roster import Roster
@@ -60,7 +63,7 @@ class RelationalStore(Roster):
         super().__init__(database, Statements(database.location.kind, study_id), sweep)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
-        self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.metrics])
+        self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.objectives])
         self._pruner = translate.pruner(sweep)
         self._study = optuna.load_study(
             study_name=sweep.study, storage=self._mirror, pruner=self._pruner
@@ -115,7 +118,7 @@ class RelationalStore(Roster):
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
-        names = [metric.name for metric in self._sweep.metrics]
+        names = [metric.name for metric in self._sweep.objectives]
         self._database.run(self._sql.keep_study_attr("study:metric_names", names))
 
     def retries(self) -> int:
@@ -191,11 +194,12 @@ class RelationalStore(Roster):
         self, claim: Claim, value: float, step: int, *, patience_s: float = REPORT_PATIENCE_S
     ) -> bool:
         """Keeps the first metric's value at a step; True if the trial shall end; see `Store`."""
+        if len(self._sweep.objectives) > 1:  # with steps, Optuna's samplers ask for one direction
+            return not self._database.run(self._sql.is_held(claim), patience_s=patience_s)
         keep = [self._sql.report(claim, value, step)]
         if max(self._known(claim).intermediate_values, default=step) > step:
             keep.append(self._sql.forget_steps(claim, step))  # of an attempt that was lost
-        several = len(self._sweep.metrics) > 1  # Optuna reports no steps where there are two
-        asks = not several and not isinstance(self._pruner, optuna.pruners.NopPruner)
+        asks = not isinstance(self._pruner, optuna.pruners.NopPruner)
         news = translate.pruner_news(self._sweep.pruner)
         if asks and news is not None:
             held = self._database_to_mirror(news, *keep, claim=claim, patience_s=patience_s)
@@ -251,17 +255,19 @@ class RelationalStore(Roster):
         attrs: Mapping[str, object],
         *,
         at: float | None = None,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends a trial with its values; see `Store`."""
+        given = [float(value) for value in values]
         if any(math.isnan(value) for value in values):
             self.fail(claim, "the objective returned NaN", at=at, cause=Cause.NAN)
-        elif not self._finish(claim, Outcome.COMPLETE, [float(v) for v in values], attrs, at):
+        elif not self._finish(claim, Outcome.COMPLETE, given, attrs, at, constraints=constraints):
             self._database.run(self._sql.keep_late(claim, values))
 
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
         steps = self._known(claim).intermediate_values
-        last = steps[max(steps)] if steps and len(self._sweep.metrics) == 1 else math.nan
+        last = steps[max(steps)] if steps and len(self._sweep.objectives) == 1 else math.nan
         self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
 
     def fail(
@@ -272,14 +278,17 @@ class RelationalStore(Roster):
         at: float | None = None,
         cause: Cause = Cause.ERROR,
         policy: Policy = Policy.FAIL,
+        attrs: Mapping[str, object] = NOTHING,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends an attempt that came to nothing; see `Store`."""
         losses = 0
         if policy is Policy.RETRY:
             losses = int(self._database.run(self._attempts.losses(claim))[0][0])
         verdict = judge(cause, error, policy, losses)
+        verdict = with_what_is_known(verdict, attrs, constraints)
         if verdict.outcome is Outcome.FAILED:
-            self._finish(claim, Outcome.FAILED, None, {"error": verdict.said}, at, verdict)
+            self._finish(claim, Outcome.FAILED, None, verdict.kept, at, verdict)
         else:
             self._set_free(claim, verdict, at)
 
@@ -288,10 +297,26 @@ class RelationalStore(Roster):
         self._set_free(claim, Verdict(outcome=Outcome.RETURNED, error=None), at)
 
     def _set_free(self, claim: Claim, verdict: Verdict, at: float | None) -> None:
-        if not self._give_back(claim, verdict, at or time.time()):
+        done = self._give_back(claim, verdict, at or time.time())
+        if not done:
             log.warning("trial %d was given to another worker meanwhile", claim.number)
+        ended = done and verdict.outcome is Outcome.PRUNED
+        self._let_go(claim, Outcome.PRUNED if ended else None, None, verdict.constraints)
+
+    def _let_go(
+        self,
+        claim: Claim,
+        outcome: Outcome | None,
+        values: Sequence[float] | None,
+        constraints: Mapping[str, float],
+    ) -> None:
+        """Keeps a trial of ours in the mirror as it ended; where we do not know how, forgets it."""
         self._claimed.discard(claim.trial_id)
-        self._mirror.drop(claim.trial_id)
+        if outcome and self._parts is not None and self._mirror.has(claim.trial_id):
+            notes = {f"{CONSTRAINT_KEY}{name}": above for name, above in constraints.items()}
+            self._mirror.end(claim.trial_id, translate.ENDS[outcome], values, notes)
+        else:
+            self._mirror.drop(claim.trial_id)
 
     def _give_back(self, claim: Claim, verdict: Verdict, at: float) -> bool:
         *steps, done = self._sql.give_back(claim.trial_id, claim.attempt, verdict, at=at)
@@ -306,11 +331,12 @@ class RelationalStore(Roster):
         attrs: Mapping[str, object],
         at: float | None,
         verdict: Verdict | None = None,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> bool:
         """False if the trial was no longer this claim's; it is left as it is then."""
         seed = derive_seed(self._sweep.seed, claim.root)
         at = at or time.time()
-        how = (claim, outcome, at, values, attrs, seed)
+        how = (claim, outcome, at, values, attrs, seed, constraints)
         kept: Rows = ()
         if self._location.kind is Kind.POSTGRESQL and verdict is None:
             kept = self._database.run(self._sql.finish_at_once(*how))
@@ -319,11 +345,7 @@ class RelationalStore(Roster):
             if verdict is not None:
                 steps.append(self._attempts.keep_failure(claim, verdict, at))
             kept = self._database.run(*steps, done)
-        self._claimed.discard(claim.trial_id)
-        if kept and self._parts is not None and self._mirror.has(claim.trial_id):
-            self._mirror.end(claim.trial_id, translate.ENDS[outcome], values)
-        else:
-            self._mirror.drop(claim.trial_id)
+        self._let_go(claim, outcome if kept else None, values, constraints)
         if not kept:
             log.warning("trial %d was given to another worker meanwhile", claim.number)
         return bool(kept)

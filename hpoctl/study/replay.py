@@ -19,7 +19,8 @@ _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 _START = b'{"op_code":'
 _MAKES, _SETS_PARAM, _SETS_ATTR = (b'{"op_code":%d,' % operation for operation in (4, 5, 8))
-_UNUSED = (b'{"op_code":7,', b'{"op_code":9,')  # reports, and what pruners note
+_REPORTS, _NOTES = b'{"op_code":7,', b'{"op_code":9,'
+_CONSTRAINT = b'"system_attr":{"constraints:'  # the one note that is not a pruner's
 _HOLDERS = (b'"user_attr":{"task":', b'"user_attr":{"life":')
 # The lines that there are most of, as Optuna writes them; others are read as JSON.
 _MADE = re.compile(
@@ -41,6 +42,7 @@ class Trial:
     state: str
     values: bytes = b"null"  # JSON
     holder: dict[str, Any] = field(default_factory=dict)  # the task and the life that claimed it
+    infeasible: bool = False
 
 
 @dataclass(slots=True)
@@ -67,9 +69,10 @@ class Replay:
                 self._take(json.loads(line))
         return self
 
-    def params(self, trial: Trial) -> Mapping[str, tuple[float, str]]:
-        """A trial's parameters: the number and the distribution's JSON of each, by name."""
+    def details(self, trial: Trial) -> tuple[Mapping[str, tuple[float, str]], Mapping[str, object]]:
+        """A trial's parameters, the number and the distribution's JSON of each; its attributes."""
         found: dict[str, tuple[float, str]] = {}
+        attrs: dict[str, object] = {}
         mine = re.compile(rb'"trial_id":%d[,}]' % self.trials.index(trial))
         made = 0
         for line in self._lines():
@@ -82,14 +85,17 @@ class Replay:
             elif line.startswith(_SETS_PARAM) and mine.search(line):
                 log = json.loads(line)
                 found[log["param_name"]] = log["param_value_internal"], log["distribution"]
-        return found
+            elif line.startswith(_SETS_ATTR) and mine.search(line):
+                attrs.update(json.loads(line)["user_attr"])
+        return found, attrs
 
     def _lines(self) -> Iterator[bytes]:
         """The records that count, each as Optuna writes it, whatever a kill has left before it."""
         with self.path.open("rb") as lines:
             for line in lines:
                 if line.startswith(_START) and line.endswith(b"}\n") and line.count(_START) == 1:
-                    if not line.startswith(_UNUSED):
+                    unused = line.startswith(_NOTES) and _CONSTRAINT not in line
+                    if not (unused or line.startswith(_REPORTS)):
                         yield line
                 elif line.endswith(b"\n") and (record := parse(line)[0]) is not None:
                     yield json.dumps(record, separators=(",", ":")).encode()
@@ -111,6 +117,10 @@ class Replay:
                 self._set_state(log["trial_id"], log["state"], values)
             case 8 if self.trials[log["trial_id"]].state not in _FINISHED:
                 self.trials[log["trial_id"]].holder.update(log["user_attr"])
+            case 9 if self.trials[log["trial_id"]].state not in _FINISHED:
+                said = log["system_attr"].items()
+                if any(key.startswith("constraints:") and above > 0 for key, above in said):
+                    self.trials[log["trial_id"]].infeasible = True
 
     def _make_trial(self, study_id: int, state: int) -> None:
         if any(study_id == live for live, _ in self.live.values()):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from hpoctl.record import WorkerId, WorkerRecord
 from hpoctl.study.database import Statement
 from hpoctl.study.location import Kind
-from hpoctl.study.protocol import DRAIN_KEY, Claim, Outcome, Verdict
+from hpoctl.study.protocol import CONSTRAINT_KEY, DRAIN_KEY, NOTHING, Claim, Outcome, Verdict
 from hpoctl.study.rows import HELD, Parts, Questions
 
 _FIRST_WAITING = (
@@ -153,11 +153,8 @@ class Statements(Questions):
 
     def system_attr(self, claim: Claim, key: str, value: object) -> Statement:
         """Keeps an attribute of a pruner, if the trial is still this claim's."""
-        sql = (
-            f"insert into trial_system_attributes (trial_id, {self.key}, value_json)"
-            f" select trial_id, ?, ? from hpoctl_attempts where {HELD}"
-            f" {self.upsert('trial_id, key', 'value_json')}"
-        )
+        upsert = self.upsert("trial_id, key", "value_json")
+        sql = f"{self._system_attr} hpoctl_attempts where {HELD} {upsert}"
         return sql, [key, json.dumps(value), claim.trial_id, claim.attempt]
 
     # Its end
@@ -170,6 +167,7 @@ class Statements(Questions):
         values: Sequence[float] | None,
         attrs: Mapping[str, object],
         seed: int,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> list[Statement]:
         """Ends a trial if it is this claim's, or waits again; the last gives one row if it did.
 
@@ -181,6 +179,7 @@ class Statements(Questions):
             *self._end(claim, outcome, at, seed),
             *self._values(id_, values or (), by_us),
             *self._user_attrs(id_, attrs, by_us),
+            *self._constraints(id_, constraints, by_us),
             (f"select 1 from trials where trial_id = ? and {_DONE}", [id_, *by_us]),
         ]
 
@@ -221,6 +220,7 @@ class Statements(Questions):
         values: Sequence[float] | None,
         attrs: Mapping[str, object],
         seed: int,
+        constraints: Mapping[str, float] = NOTHING,
     ) -> Statement:
         """Ends a trial that is this claim's, in one statement of PostgreSQL; one row if it is."""
         parts = [
@@ -234,10 +234,13 @@ class Statements(Questions):
         for i, value in enumerate(values or ()):
             parts.append(f"value{i} as ({self._value} t {_UPSERT_VALUE})")
             parameters += [i, *_stored(value)]
+        upsert = self.upsert("trial_id, key", "value_json")
         for i, (key, content) in enumerate(attrs.items()):
-            upsert = self.upsert("trial_id, key", "value_json")
             parts.append(f"attr{i} as ({self._user_attr} t {upsert})")
             parameters += [key, json.dumps(content)]
+        for i, (name, violation) in enumerate(constraints.items()):
+            parts.append(f"limit{i} as ({self._system_attr} t {upsert})")
+            parameters += [f"{CONSTRAINT_KEY}{name}", json.dumps(violation)]
         return f"with {', '.join(parts)} select 1 from t", parameters
 
     @property
@@ -254,6 +257,23 @@ class Statements(Questions):
             f"insert into trial_user_attributes (trial_id, {self.key}, value_json)"
             " select trial_id, ?, ? from"
         )
+
+    @property
+    def _system_attr(self) -> str:
+        return (
+            f"insert into trial_system_attributes (trial_id, {self.key}, value_json)"
+            " select trial_id, ?, ? from"
+        )
+
+    def _constraints(
+        self, trial_id: int, constraints: Mapping[str, float], by_us: Sequence[object]
+    ) -> list[Statement]:
+        upsert = self.upsert("trial_id, key", "value_json")
+        sql = f"{self._system_attr} trials where trial_id = ? and {_DONE} {upsert}"
+        return [
+            (sql, [f"{CONSTRAINT_KEY}{name}", json.dumps(violation), trial_id, *by_us])
+            for name, violation in constraints.items()
+        ]
 
     def _values(
         self, trial_id: int, values: Sequence[float], by_us: Sequence[object]
@@ -289,10 +309,10 @@ class Statements(Questions):
     ) -> list[Statement]:
         """Lets a running trial wait again, or fails it; the last gives one row if it did."""
         by_us = [trial_id, attempt, verdict.outcome.value, at]
-        state, moment, attrs = "WAITING", None, {}
+        state, moment = "WAITING", None
         if verdict.error is not None:
             state = "PRUNED" if verdict.outcome is Outcome.PRUNED else "FAIL"
-            moment, attrs = self.time(at), {"error": verdict.error}
+            moment = self.time(at)
         return [
             (
                 f"update hpoctl_attempts set outcome = ?, ended_at = ? where {HELD}",
@@ -303,7 +323,8 @@ class Statements(Questions):
                 f" and state = 'RUNNING' and {_DONE}",
                 [state, moment, trial_id, *by_us],
             ),
-            *self._user_attrs(trial_id, attrs, by_us),
+            *self._user_attrs(trial_id, verdict.kept, by_us),
+            *self._constraints(trial_id, verdict.constraints, by_us),
             (f"select 1 from trials where trial_id = ? and {_DONE}", [trial_id, *by_us]),
         ]
 

@@ -40,7 +40,7 @@ def create(location: Location, sweep: Sweep, points: Iterable[Params], *, owner:
         study = optuna.create_study(
             study_name=sweep.study,
             storage=_open_storage(location, new=True),
-            directions=[metric.goal for metric in sweep.metrics],
+            directions=[metric.goal for metric in sweep.objectives],
             load_if_exists=True,
         )
         store = open_(location, sweep)

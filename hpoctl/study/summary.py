@@ -19,6 +19,7 @@ from hpoctl.space import Params, Value
 from hpoctl.study.connect import Connection, connect, named_error
 from hpoctl.study.location import Kind, Location
 from hpoctl.study.past import Attempts, read_bad_nodes, read_stop
+from hpoctl.study.protocol import CONSTRAINT_KEY
 from hpoctl.study.replay import Replay, Trial
 from hpoctl.study.rows import Questions
 from hpoctl.study.tables import Tables
@@ -32,6 +33,7 @@ _STATES = {
     "FAIL": TrialState.FAILED,
     "WAITING": TrialState.WAITING,
 }
+_MAY_VIOLATE = ("COMPLETE", "PRUNED")
 
 
 class UnknownSchema(StudyError):
@@ -79,13 +81,41 @@ def _summarize_database(reader: _Reader, study: str) -> Summary:
     sql, words = Attempts(reader.location.kind, study_id).attrs()
     attrs = {key: json.loads(text) for key, text in reader.rows(sql, *words)}
     complete = next(((low, high) for state, _, low, high in counts if state == "COMPLETE"), None)
+    ended = [(int(low), int(high)) for state, _, low, high in counts if state in _MAY_VIOLATE]
+    infeasible = _count_infeasible(reader, study_id, ended)
     return Summary(
         counts=_all_states({_STATES[state]: count for state, count, _, _ in counts}),
-        best=None if complete is None else _best(reader, study_id, *complete),
+        best=complete and _best(reader, study_id, *complete, limited=infeasible > 0),
         workers=_workers_of(reader, study_id),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
+        infeasible=infeasible,
     )
+
+
+def _count_infeasible(reader: _Reader, study_id: int, ended: Sequence[tuple[int, int]]) -> int:
+    """How many of the trials that ended violate a constraint."""
+    if not ended:
+        return 0
+    low, high = min(low for low, _ in ended), max(high for _, high in ended)
+    violators, words = _violators(reader, low, high)
+    [[count]] = reader.rows(
+        f"select count(*) from ({violators}) x join trials t on t.trial_id = x.trial_id"
+        " where t.study_id = ? and t.state in ('COMPLETE', 'PRUNED')",
+        *words,
+        study_id,
+    )
+    return int(count)
+
+
+def _violators(reader: _Reader, low: int, high: int) -> tuple[str, Sequence[object]]:
+    """The trials of an id from `low` to `high` with a constraint above 0, which is kept as JSON."""
+    key = Questions(reader.location.kind, 0).key
+    sql = (
+        "select distinct s.trial_id from trial_system_attributes s where s.trial_id between ? and ?"
+        f" and s.{key} like ? and s.value_json not like ? and s.value_json not in ('0', '0.0')"
+    )
+    return sql, (low, high, f"{CONSTRAINT_KEY}%", "-%")
 
 
 def _workers_of(reader: _Reader, study_id: int) -> tuple[WorkerRecord, ...]:
@@ -112,8 +142,14 @@ def _study_id(reader: _Reader, study: str) -> int:
     return int(found[0][0])
 
 
-def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | None:
-    """The best complete trial, of an id from `low` to `high`; None where several metrics are."""
+def _best(
+    reader: _Reader, study_id: int, low: int, high: int, *, limited: bool
+) -> TrialRecord | None:
+    """The best complete trial, of an id from `low` to `high`; None where several metrics are.
+
+    Where it is `limited`, some trials violate a constraint: they are put aside before any is
+    ranked, as a constraint is there to be hit by what would be the best ones.
+    """
     directions = reader.rows("select direction from study_directions where study_id = ?", study_id)
     if len(directions) != 1:
         return None
@@ -123,13 +159,20 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
     rank += f", v.value {order}, v.trial_id"
     # Values of other studies and of pruned trials stand between ours, but rarely ahead of ours by
     # a hundred: to join all values costs MariaDB ten times what it costs to sort them.
+    aside, only = "", ""
+    words: Sequence[object] = ()
+    if limited:
+        violators, words = _violators(reader, low, high)
+        aside = f" left join ({violators}) x on x.trial_id = v.trial_id"
+        only = "x.trial_id is null and "
     for among in (" limit 100", ""):
         found = reader.rows(
             "select t.trial_id, t.number, v.value, v.value_type from"
-            " (select v.trial_id, v.value, v.value_type from trial_values v where v.objective = 0"
-            f" and v.trial_id between ? and ? order by {rank}{among}) v"
+            f" (select v.trial_id, v.value, v.value_type from trial_values v{aside}"
+            f" where {only}v.objective = 0 and v.trial_id between ? and ? order by {rank}{among}) v"
             " join trials t on t.trial_id = v.trial_id"
             f" where t.study_id = ? and t.state = 'COMPLETE' order by {rank} limit 1",
+            *words,
             low,
             high,
             study_id,
@@ -146,7 +189,12 @@ def _best(reader: _Reader, study_id: int, low: int, high: int) -> TrialRecord | 
     )
     infinite = {"INF_POS": math.inf, "INF_NEG": -math.inf}
     decoded = {name: _decode(internal, json.loads(text)) for name, internal, text in params}
-    return _as_record(number, (infinite.get(kind, value),), decoded)
+    key = Questions(reader.location.kind, study_id).key
+    attrs = reader.rows(
+        f"select {key}, value_json from trial_user_attributes where trial_id = ?", trial_id
+    )
+    recorded = {name: json.loads(text) for name, text in attrs}
+    return _as_record(number, (infinite.get(kind, value),), decoded, recorded)
 
 
 def _decode(internal: float, distribution: Mapping[str, Any]) -> Value:
@@ -195,6 +243,7 @@ def _summarize_journal(location: Location, study: str) -> Summary:
         ),
         stop=read_stop(attrs),
         bad_nodes=read_bad_nodes(attrs),
+        infeasible=sum(t.infeasible and t.state in _MAY_VIOLATE for t in mine),
     )
 
 
@@ -204,16 +253,24 @@ def _best_in_journal(
     complete = [
         (values[0], number)
         for number, trial in enumerate(mine)
-        if trial.state == "COMPLETE" and (values := json.loads(trial.values))
+        if trial.state == "COMPLETE"
+        and not trial.infeasible
+        and (values := json.loads(trial.values))
     ]
     if len(directions) != 1 or not complete:
         return None
     sign = 1 if directions[0] == 1 else -1
     value, number = min(complete, key=lambda one: (sign * one[0], one[1]))
-    stored = replay.params(mine[number])
+    stored, attrs = replay.details(mine[number])
     params = {name: _decode(at, json.loads(text)) for name, (at, text) in stored.items()}
-    return _as_record(number, (value,), params)
+    return _as_record(number, (value,), params, attrs)
 
 
-def _as_record(number: int, values: tuple[float, ...], params: Params) -> TrialRecord:
-    return TrialRecord(number=number, state=TrialState.COMPLETE, values=values, params=params)
+def _as_record(
+    number: int, values: tuple[float, ...], params: Params, attrs: Mapping[str, object]
+) -> TrialRecord:
+    """The best trial, with the numbers that the objective returned besides."""
+    numbers = {name: value for name, value in attrs.items() if isinstance(value, float)}
+    return TrialRecord(
+        number=number, state=TrialState.COMPLETE, values=values, params=params, attrs=numbers
+    )

@@ -176,7 +176,7 @@ def read_parts(sweep: Sweep) -> Parts | None:
         *(["PRUNED"] if ranks_pruned else []),
         *(["COMPLETE"] if news is NEW_VALUES else []),
     )
-    attrs = news is NEW_ATTRS or keeps_notes(sweep)
+    attrs = news is NEW_ATTRS or learns  # constraints, and notes
     return Parts(params=learns, values=True, attrs=attrs, steps=steps)
 
 
@@ -290,4 +290,5 @@ def record(frozen: FrozenTrial) -> TrialRecord:
         started=frozen.datetime_start and frozen.datetime_start.astimezone(UTC),
         ended=frozen.datetime_complete and frozen.datetime_complete.astimezone(UTC),
         attrs=frozen.user_attrs,
+        constraints=frozen.constraints,
     )

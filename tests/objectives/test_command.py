@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hpoctl.failures import TrialFailed
 from hpoctl.objectives import command
-from hpoctl.trial import Checkpointed, Outcome, Pruned
+from hpoctl.trial import Checkpointed, Infeasible, Outcome, Pruned
 
 from .conftest import FakeTrial, MakeTrial
 
@@ -205,6 +205,33 @@ def test_tell_ends_with_5_when_the_trial_should_end(make_trial: MakeTrial) -> No
     with pytest.raises(Pruned):
         sh(trial, script)
     assert (trial.dir / "codes").read_text().split() == ["0", "5"]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        'echo "{{\\"infeasible\\": \\"12 heads, size 100\\"}}"',
+        f"{HPOCTL} tell --infeasible '12 heads, size 100'",
+    ],
+)
+def test_a_program_says_that_its_parameters_cannot_be_used(trial: FakeTrial, says: str) -> None:
+    with pytest.raises(Infeasible, match=r"^12 heads, size 100$"):
+        sh(trial, f"{says}; exit 3")
+
+
+def test_a_line_that_names_infeasible_among_others_is_log(trial: FakeTrial) -> None:
+    line = 'echo "{{\\"infeasible\\": 3, \\"trials\\": 9}}"'
+    assert sh(trial, f'{line}; echo "{{{{\\"loss\\": 1}}}}"') == {"loss": 1.0}
+
+
+def test_tell_wants_values_or_why_there_can_be_none(trial: FakeTrial) -> None:
+    codes = 'echo $? >> "$HPOCTL_TRIAL_DIR/codes"'
+    sh(
+        trial,
+        f"{HPOCTL} tell; {codes}; {HPOCTL} tell a=1 --infeasible no; {codes};"
+        ' echo "{{\\"loss\\": 1}}"',
+    )
+    assert (trial.dir / "codes").read_text().split() == ["2", "2"]
 
 
 @pytest.mark.parametrize("ignores", ["", "trap '' TERM; "])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from io import StringIO
 from typing import Literal
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from ruamel.yaml import YAML
 
 from hpoctl import config
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report.ranking import best, best_config
+from hpoctl.report.ranking import best, best_config, front
 from hpoctl.samplers import Manual
 from hpoctl.space import Value, nest
 from hpoctl.sweep import Metric
@@ -35,8 +37,53 @@ def test_best_respects_the_goal() -> None:
     assert number_of_best(records, ACCURACY) == 0
 
 
-def test_best_compares_the_first_metric_only() -> None:
-    winner = best([complete(0, 2.0, 0.9), complete(1, 1.0, 0.1)], [LOSS, ACCURACY])
+def infeasible(number: int, *values: float) -> TrialRecord:
+    return replace(complete(number, *values), constraints={"memory_gb": 0.5, "time": -1.0})
+
+
+def numbers_on_front(records: list[TrialRecord]) -> list[int]:
+    return [record.number for record in front(records, [LOSS, ACCURACY])]
+
+
+def test_an_infeasible_trial_is_never_best_and_on_no_front() -> None:
+    assert number_of_best([infeasible(0, 1.0), complete(1, 2.0)], LOSS) == 1
+    assert number_of_best([infeasible(0, 1.0)], LOSS) is None
+    assert numbers_on_front([infeasible(0, 1.0, 0.9), complete(1, 2.0, 0.5)]) == [1]
+
+
+def test_the_front_has_every_trial_that_no_other_one_beats() -> None:
+    records = [
+        complete(0, 2.0, 0.9),
+        complete(1, 1.0, 0.5),
+        complete(2, 2.5, 0.9),  # beaten by 0
+        complete(3, 1.5, 0.8),
+        complete(4, 1.5, 0.8),  # as good as 3
+        complete(5, math.nan, 1.0),
+        complete(6, 3.0, math.inf),
+        TrialRecord(number=7, state=TrialState.PRUNED, values=(0.0, 1.0)),
+    ]
+    assert numbers_on_front(records) == [0, 1, 3, 4, 6]
+    assert numbers_on_front([]) == []
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6).map(float)] * 2), max_size=30))
+def test_the_front_is_optunas(pairs: list[tuple[float, float]]) -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    for pair in pairs:
+        study.add_trial(optuna.trial.create_trial(values=pair))
+    records = [complete(number, *pair) for number, pair in enumerate(pairs)]
+    assert numbers_on_front(records) == [trial.number for trial in study.best_trials]
+
+
+def test_of_a_front_the_trial_nearest_to_all_goals_is_the_one_to_take() -> None:
+    records = [complete(0, 1.0, 0.0), complete(1, 1.2, 0.8), complete(2, 3.0, 1.0)]
+    winner = best(records, [LOSS, ACCURACY])
+    assert winner is not None
+    assert winner.number == 1
+
+
+def test_of_a_front_with_an_infinite_value_a_finite_trial_is_taken() -> None:
+    winner = best([complete(0, -math.inf, 0.0), complete(1, 1.0, 0.5)], [LOSS, ACCURACY])
     assert winner is not None
     assert winner.number == 1
 

@@ -87,7 +87,10 @@ def test_a_report_is_where_it_says(run_dir: Path) -> None:
         best_config=run_dir / "report" / "best_config.yaml",
         trials_summary=run_dir / "report" / "trials_summary.csv",
         gpu_hours=None,
+        index=run_dir / "report" / "index.html",
         optimization_plot=run_dir / "report" / "optimization_plot.png",
+        pareto_front=None,
+        pareto_plot=None,
         trial_results=run_dir / "trial_results",
     )
     assert sorted(path.name for path in written.report_dir.iterdir()) == [

@@ -22,6 +22,7 @@ from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
+from hpoctl.pruners import NoPruner
 from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
@@ -31,7 +32,7 @@ from hpoctl.spool import Result
 from hpoctl.study import store as study_store
 from hpoctl.study.location import locate
 from hpoctl.study.store import Claim, Store
-from hpoctl.sweep import NoPruner, Sweep
+from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective, derive_seed
 from hpoctl.words import Cause, Policy
 

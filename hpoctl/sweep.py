@@ -326,7 +326,7 @@ def _sampler_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "start", f"{sweep.sampler.name} has its own points: leave 'start' out"
     if not isinstance(sweep.sampler, Cmaes):
         return
-    if len(sweep.metrics) > 1:
+    if len(sweep.objectives) > 1:
         yield "sampler", "cmaes learns from one metric: nsga2, tpe and gp from several"
     if not any(
         isinstance(distribution, Float | Int) and name not in sweep.search_space.when

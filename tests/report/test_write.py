@@ -95,6 +95,7 @@ def test_a_report_is_where_it_says(run_dir: Path) -> None:
     )
     assert sorted(path.name for path in written.report_dir.iterdir()) == [
         "best_config.yaml",
+        "index.html",
         "optimization_plot.png",
         "trials_summary.csv",
     ]

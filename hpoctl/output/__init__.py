@@ -239,15 +239,20 @@ def show_best(best: TrialRecord, style: str, form: Format) -> None:
         print(config.dump(nest(best.params)), end="")
 
 
-def show_report(report: Report, form: Format) -> None:
-    """`report`: where the files are."""
-    paths = {
+def report_shape(report: Report) -> dict[str, Path | None]:
+    """Where the files of a report are, by what they hold."""
+    return {
         "best_config": report.best_config,
         "trials_summary": report.trials_summary,
         "optimization_plot": report.optimization_plot,
         "gpu_hours": report.gpu_hours,
         "trial_results": report.trial_results,
     }
+
+
+def show_report(report: Report, form: Format) -> None:
+    """`report`: where the files are."""
+    paths = report_shape(report)
     if form is Format.JSON:
         show_json(paths)
         return

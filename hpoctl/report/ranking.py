@@ -19,14 +19,19 @@ def best(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> TrialReco
 
     An infinite value is compared as it stands, as Optuna does.
     """
+    return next(iter(ranked(records, metrics)), None)
+
+
+def ranked(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
+    """The COMPLETE trials by their first metric, the best one first."""
     sign = 1 if metrics[0].goal == "minimize" else -1
-    ranked = [
+    entries = [
         (sign * record.values[0], record.number, record)
         for record in records
         if record.state is TrialState.COMPLETE and record.values
         if not math.isnan(record.values[0])
     ]
-    return min(ranked, key=lambda entry: entry[:2])[2] if ranked else None
+    return [record for *_, record in sorted(entries, key=lambda entry: entry[:2])]
 
 
 def best_config(record: TrialRecord, metrics: Sequence[Metric]) -> str:

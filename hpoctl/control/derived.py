@@ -36,11 +36,11 @@ def begin(run_dir: RunDir, workdir: Path, write: Callable[[], str]) -> Submitted
         return None
     run_dir.make()
     with run_dir.locked():
-        if not text.exists():
-            partial = text.with_suffix(".partial")
-            partial.write_text(write(), encoding="utf-8")
-            partial.replace(text)
         try:
+            if not text.exists():
+                partial = text.with_suffix(".partial")
+                partial.write_text(write(), encoding="utf-8")
+                partial.replace(text)
             return submit(Request(sweep_file=text, run_dir=run_dir.path, workdir=workdir))
         except Exception:
             if not run_dir.plan_file.exists():

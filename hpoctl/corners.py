@@ -37,45 +37,48 @@ def corners(space: SearchSpace, most: int) -> tuple[Corner, ...]:
 
 
 def _all(space: SearchSpace) -> Iterator[Corner]:
-    largest = {name: _largest(d) for name, d in space.parameters.items()}
-    smallest = {name: _smallest(d) for name, d in space.parameters.items()}
+    largest, smallest = _at_end(space, -1), _at_end(space, 0)
     yield Corner(name=LARGEST, params=largest)
     yield Corner(name=SMALLEST, params=smallest)
     for name, distribution in space.parameters.items():
         if isinstance(distribution, Categorical) and not _numbers(distribution):
             for choice in distribution.choices:
-                yield Corner(name=f"largest, {name} {choice}", params={**largest, name: choice})
+                params = _at_end(space, -1, {name: choice})
+                yield Corner(name=f"largest, {name} {choice}", params=params)
     for name, value in largest.items():
-        yield Corner(name=f"smallest, {name} {value}", params={**smallest, name: value})
+        params = _at_end(space, 0, {name: value})
+        yield Corner(name=f"smallest, {name} {value}", params=params)
+
+
+def _at_end(space: SearchSpace, which: int, known: Params | None = None) -> Params:
+    """All parameters at one end of their values, but those known where they fit."""
+    given = known or {}
+
+    def choose(name: str, point: Params) -> Value:
+        if name in given and space.fits(name, given[name], point):
+            return given[name]
+        if name in space.divides:
+            return space.fitting(name, point)[which]
+        return _end(space.parameters[name], which)
+
+    return space.fill(choose)
 
 
 def _numbers(distribution: Categorical) -> bool:
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 
-def _largest(distribution: Distribution) -> Value:
+def _end(distribution: Distribution, which: int) -> Value:
+    """The least or greatest whole number, the least real one, of other choices the first."""
     match distribution:
         case Int():
-            return distribution.grid()[-1]
+            return distribution.grid()[which]
         case Float():
             return distribution.low
+        case Categorical() if _numbers(distribution):
+            return sorted(c for c in distribution.choices if isinstance(c, int | float))[which]
         case Categorical():
-            return _end(distribution, -1)
-
-
-def _smallest(distribution: Distribution) -> Value:
-    match distribution:
-        case Int() | Float():
-            return distribution.low
-        case Categorical():
-            return _end(distribution, 0)
-
-
-def _end(distribution: Categorical, which: int) -> Value:
-    """The least or greatest of numbers, the first of other choices."""
-    if not _numbers(distribution):
-        return distribution.choices[0]
-    return sorted(c for c in distribution.choices if isinstance(c, int | float))[which]
+            return distribution.choices[0]
 
 
 def batch_parameter(space: SearchSpace) -> str | None:

@@ -19,7 +19,7 @@ CAUSAL_LM = "hpoctl.objectives.causal_lm"
 ENSEMBLE = f"{CAUSAL_LM}.ensemble"
 MEASURED = "hpoctl.objectives.measured"
 # What belongs to the search itself, and not to a list of known points.
-_OF_THE_SEARCH = ("sampler", "pruner", "mode", "budget", "study", "origin", "stop_after")
+_OF_THE_SEARCH = ("start", "sampler", "pruner", "mode", "budget", "study", "origin", "stop_after")
 _LAST = ("objective", "command", "objective_args", "search_space")
 
 
@@ -104,11 +104,12 @@ def short(
     study: str,
     steps: int,
     limit_gb: float | None,
-    rising: bool,
+    rising: str | None = None,
 ) -> dict[str, object]:
     """A few steps at each point, one after the other, measured; in a journal of its own.
 
-    With `rising` points a point is skipped once one before it did not fit.
+    A parameter that is `rising` from point to point may leave the search's range; once a point does
+    not fit, those after it are skipped.
     """
     args = _mapping(tree.get("objective_args", {}))
     of: dict[str, object] = {
@@ -120,14 +121,13 @@ def short(
         kept = {key: value for key, value in training.items() if key != "rungs"}
         few = {"max_steps": steps, "eval_strategy": "no"}
         of["args"] = {**args, "training": {**kept, **few}, "save": False}
-    measured = {"of": of, "steps": steps, "rising": rising}
+    measured: dict[str, object] = {"of": of, "steps": steps, "rising": rising is not None}
     if limit_gb is not None:
         measured["limit_gb"] = limit_gb
-    names = dict.fromkeys(name for point in points for name in point)
-    space = {
-        name: {"type": "categorical", "values": _distinct([point[name] for point in points])}
-        for name in names
-    }
+    space = _mapping(tree["search_space"])
+    if rising is not None:
+        values = [point[rising] for point in points]
+        space = _with(space, rising, {"type": "categorical", "values": values})
     measured["on_gpu"] = not str(_mapping(tree.get("resources", {})).get("gpus", 0)).endswith("0")
     derived = _list_of(tree, points, origin, study)
     for key in ("command", "storage", "workers", "constraints", "estimate"):
@@ -137,7 +137,7 @@ def short(
         "objective": MEASURED,
         "objective_args": measured,
         "metrics": [{"name": "peak_gb", "goal": "minimize"}],
-        "search_space": _nested(space),
+        "search_space": space,
         "mode": "sequential",
         "on": {"cuda_oom": "fail", "host_oom": "fail"},
         "stop_after": 0,
@@ -213,25 +213,7 @@ def _mapping(node: object) -> Tree:
     return node
 
 
-def _nested(space: Mapping[str, object]) -> dict[str, object]:
-    """Parameters by dotted name in the groups of a file."""
-    root: dict[str, object] = {}
-    for name, parameter in space.items():
-        *groups, leaf = name.split(".")
-        root = merged(root, _below(groups, {leaf: parameter}))
-    return root
-
-
-def _below(groups: Sequence[str], tree: Tree) -> Tree:
-    for group in reversed(groups):
-        tree = {group: tree}
-    return tree
-
-
-def _distinct(values: Sequence[object]) -> list[object]:
-    """Each value once, in order."""
-    found: list[object] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+def _with(tree: Tree, name: str, leaf: Tree) -> Tree:
+    """The tree with this leaf at the end of a dotted path, whatever stands there."""
+    first, _, rest = name.partition(".")
+    return {**tree, first: _with(_mapping(tree.get(first, {})), rest, leaf) if rest else leaf}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpoctl import config
 from hpoctl.corners import batch_parameter, corners, doublings
 from hpoctl.space import Categorical, Float, Int, SearchSpace
 
@@ -40,6 +41,27 @@ def test_the_largest_comes_first_and_real_numbers_stay() -> None:
 def test_a_space_of_one_point_has_one_corner() -> None:
     one = SearchSpace({"lr": Float(low=0.1, high=0.2), "optim": Categorical(choices=("sgd",))})
     assert [corner.name for corner in corners(one, 12)] == ["largest"]
+
+
+def test_corners_keep_to_conditions_and_divisors() -> None:
+    space = config.parse(
+        """
+study: s
+objective: o
+search_space:
+  hidden: {type: categorical, values: [30, 48]}
+  heads: {type: int, min: 1, max: 9, divides: hidden}
+  method: {type: categorical, values: [full, lora]}
+  r: {type: int, min: 4, max: 64, when: {method: lora}}
+budget: {trials: 1}
+""",
+        "a test",
+    ).search_space
+    found = {corner.name: dict(corner.params) for corner in corners(space, 12)}
+    assert found["largest"] == {"hidden": 48, "heads": 8, "method": "full"}
+    assert found["smallest"] == {"hidden": 30, "heads": 1, "method": "full"}
+    assert found["largest, method lora"] == {"hidden": 48, "heads": 8, "method": "lora", "r": 64}
+    assert all(space.whole(params) == params for params in found.values())
 
 
 @given(st.integers(1, 6), st.integers(1, 9))

@@ -7,7 +7,9 @@ import pytest
 from hpoctl import config, derive
 from hpoctl.errors import ConfigError
 from hpoctl.plan import queue, seed_of
-from hpoctl.sweep import Manual, NoPruner, Sweep
+from hpoctl.pruners import NoPruner
+from hpoctl.samplers import Manual
+from hpoctl.sweep import Sweep
 from hpoctl.words import Mode, OriginKind
 
 FILE = """
@@ -110,7 +112,7 @@ def test_any_other_objective_is_told_that_it_is_final() -> None:
 
 
 def short(tree: derive.Tree, *, limit_gb: float | None = None) -> Sweep:
-    made = derive.short(tree, POINTS, ORIGIN, study="fit", steps=3, limit_gb=limit_gb, rising=False)
+    made = derive.short(tree, POINTS, ORIGIN, study="fit", steps=3, limit_gb=limit_gb)
     return config.parse(derive.text(made, "fit"), "derived")
 
 
@@ -125,6 +127,15 @@ def test_a_few_steps_are_measured_one_point_after_the_other_in_a_journal() -> No
     assert "limit_gb" not in sweep.objective_args
     assert sweep.objective_args["on_gpu"] is True
     assert [dict(point) for point in queue(sweep)] == POINTS
+
+
+def test_a_rising_batch_may_leave_the_range_or_be_new() -> None:
+    points = [{**POINTS[0], "training.batch_size": batch} for batch in (1, 2, 4)]
+    rising = "training.batch_size"
+    made = derive.short(TREE, points, ORIGIN, study="fit", steps=3, limit_gb=None, rising=rising)
+    sweep = config.parse(derive.text(made, "fit"), "derived")
+    assert [point["training.batch_size"] for point in queue(sweep)] == [1, 2, 4]
+    assert sweep.objective_args["rising"] is True
 
 
 def test_a_command_is_measured_as_it_is() -> None:

@@ -22,10 +22,11 @@ from hpoctl.control.derived import (
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.submission import Planned
 from hpoctl.errors import ConfigError, StudyError
+from hpoctl.origin import Origin
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.report.ranking import ranked
 from hpoctl.rundir import RunDir
-from hpoctl.sweep import Manual, Origin
+from hpoctl.samplers import Manual
 from hpoctl.words import OriginKind
 
 TOP, SEEDS = 3, 5

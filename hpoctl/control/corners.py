@@ -116,7 +116,7 @@ def _with_batches(
         for batch in corners.doublings(1, wanted.batch)
     ]
     sweep = config.load(wanted.request.sweep_file, wanted.request.overrides)
-    text = _text(wanted, sweep, points, fitted.limit_gb, suffix="fit-batch", rising=True)
+    text = _text(wanted, sweep, points, fitted.limit_gb, suffix="fit-batch", rising=name)
     run_dir = _folder(wanted, sweep, text, "fit-batch")
     submitted = begin(run_dir, wanted.request.home, lambda: text)
     await_end(run_dir, watch)
@@ -190,7 +190,7 @@ def _corner_text(
     wanted: FitRequest, sweep: Sweep, limit_gb: float | None
 ) -> tuple[str, tuple[Corner, ...]]:
     tried = corners.corners(sweep.search_space, wanted.corners)
-    return _text(wanted, sweep, tried, limit_gb, suffix="fit", rising=False), tried
+    return _text(wanted, sweep, tried, limit_gb, suffix="fit"), tried
 
 
 def _text(
@@ -200,7 +200,7 @@ def _text(
     limit_gb: float | None,
     *,
     suffix: str,
-    rising: bool,
+    rising: str | None = None,
 ) -> str:
     return derive.text(
         derive.short(

@@ -18,10 +18,10 @@ from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.submission import Planned, Request, plan, submit
 from hpoctl.errors import StudyError
 from hpoctl.failures import last_line
+from hpoctl.origin import Origin
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.rundir import RunDir
 from hpoctl.status import Status
-from hpoctl.sweep import Origin
 
 Watch = Callable[[Status], None]
 

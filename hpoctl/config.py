@@ -43,6 +43,15 @@ def parse(text: str, name: str, overrides: Sequence[str] = ()) -> Sweep:
         raise ConfigError(_locate(wrong, tree, name, overrides)) from wrong
 
 
+def read(text: str, name: str, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """The keys of a sweep's text as plain values, overrides applied, not validated."""
+    tree = _read(text, name)
+    for override in overrides:
+        _override(tree, override)
+    plain: dict[str, object] = _plain(tree)
+    return plain
+
+
 def complain(path: Path, overrides: Sequence[str], key: str, message: str) -> ConfigError:
     """What is wrong with a key of a file that is valid by itself, with the key's line."""
     tree = _read(path.read_text(encoding="utf-8"), str(path))

@@ -76,8 +76,9 @@ def queue(sweep: Sweep) -> Iterator[Params]:
     match sweep.sampler:
         case Grid():
             yield from space.grid()
-        case Manual(points=points):
-            yield from points
+        case Manual(points=points, repeats=repeats):
+            for _ in range(repeats or 1):
+                yield from points
         case Random():
             for number in range(sweep.trials):
                 known = starts[number] if number < len(starts) else {}
@@ -104,6 +105,15 @@ def _without_gaps(sweep: Sweep, sampler: Qmc) -> Iterator[Params]:
     )
     for point in points:
         yield space.at(dict(zip(space.parameters, point, strict=True)))
+
+
+def seed_of(sweep: Sweep, number: int) -> int:
+    """Seed of trial `number`; points of a list with `repeats` have those of their repetition."""
+    from hpoctl.samplers import Manual
+
+    if isinstance(sweep.sampler, Manual) and sweep.sampler.repeats:
+        number //= len(sweep.sampler.points)
+    return derive_seed(sweep.seed, number)
 
 
 def cost(sweep: Sweep, *, starts: int, startups: int, trials: int) -> Cost | None:

@@ -35,10 +35,18 @@ class Qmc(Values):
 
 
 class Manual(Values):
-    """A list of points, each nested as the search space is."""
+    """A list of points, each nested as the search space is; the whole list `repeats` times.
+
+    With `repeats` every point has the same seeds, one a repetition, so that points can be compared.
+    """
 
     name: Literal["manual"] = "manual"
     points: tuple[Mapping[str, Any], ...]
+    repeats: Positive | None = None
+
+    @property
+    def trials(self) -> int:
+        return len(self.points) * (self.repeats or 1)
 
 
 class Tpe(Values):

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from hpoctl import flags
 from hpoctl.metrics import MEMORY, WEIGHTED, Constraint, contradictions
 from hpoctl.metrics import Metric as Metric
+from hpoctl.origin import Origin
 from hpoctl.policies import POLICIES, Policies
 from hpoctl.pruners import NoPruner, Pruner
 from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Sampler, Tpe
@@ -227,6 +228,7 @@ class Sweep(Values):
     on: Policies = Field(default_factory=dict)
     stop_after: NotNegative = 5
     seed: NotNegative = 0
+    origin: Origin | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Sweep:
@@ -283,7 +285,7 @@ class Sweep(Values):
         if isinstance(self.sampler, Grid):
             return self.search_space.size() or 0
         if isinstance(self.sampler, Manual):
-            return len(self.sampler.points)
+            return self.sampler.trials
         assert self.budget.trials is not None, "refused by validation"
         return self.budget.trials
 
@@ -348,7 +350,7 @@ def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         if given not in (None, cells):
             yield "budget", f"the grid has {cells} cells, not {given}: leave 'trials' out"
     elif isinstance(sweep.sampler, Manual):
-        points = len(sweep.sampler.points)
+        points = sweep.sampler.trials
         if not points:
             yield "sampler", "manual: 'points' is empty: list at least one"
         if given not in (None, points):

@@ -33,6 +33,15 @@ class BackendName(StrEnum):
     LOCAL = "local"
 
 
+class OriginKind(StrEnum):
+    """What hpoctl made a sweep for, out of another one."""
+
+    CONFIRM = "confirm"
+    FINAL = "final"
+    ENSEMBLE = "ensemble"
+    FIT = "fit"
+
+
 class Cause(StrEnum):
     """Why an attempt at a trial came to nothing: the classes of `hpoctl failures`.
 

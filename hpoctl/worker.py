@@ -22,6 +22,7 @@ from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
+from hpoctl.plan import seed_of
 from hpoctl.pruners import NoPruner
 from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
@@ -33,7 +34,7 @@ from hpoctl.study import store as study_store
 from hpoctl.study.location import locate
 from hpoctl.study.store import Claim, Store
 from hpoctl.sweep import Sweep
-from hpoctl.trial import Objective, derive_seed
+from hpoctl.trial import Objective
 from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
@@ -324,7 +325,7 @@ class Worker:
             number=claim.number,
             params=nest(claim.params),
             args=self.sweep.objective_args,
-            seed=derive_seed(self.sweep.seed, claim.root),
+            seed=seed_of(self.sweep, claim.root),
             dir=folder,
             cpus=self.allocation.cpus,
             metrics=[metric.name for metric in self.sweep.metrics],

@@ -8,6 +8,7 @@ import sys
 import click
 
 from hpoctl import output
+from hpoctl.cli.after import confirm, fit, train
 from hpoctl.cli.db import db
 from hpoctl.cli.inside import tell, worker
 from hpoctl.cli.queue import extend, retry
@@ -64,5 +65,7 @@ def cli() -> None:
 
 for command in (init, check, plan, prefetch, submit, run, workers, status, trials, logs):
     cli.add_command(command)
-for command in (best, report, failures, retry, extend, cancel, db, doctor, tell, tune, why, worker):
+for command in (best, report, failures, retry, extend, cancel, confirm, train, fit):
+    cli.add_command(command)
+for command in (db, doctor, tell, tune, why, worker):
     cli.add_command(command)

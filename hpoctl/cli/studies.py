@@ -10,6 +10,7 @@ import click
 from hpoctl import control, output
 from hpoctl.cli.options import formatted, numbers
 from hpoctl.output import Format
+from hpoctl.output.after import show_confirmed_report
 from hpoctl.output.best import show_best
 from hpoctl.output.failures import show_failures
 from hpoctl.record import TrialState
@@ -92,7 +93,11 @@ def best(study: str, style: str | None, trial: int | None, form: str) -> None:
 @formatted
 def report(study: str, out: Path | None, form: str) -> None:
     """Write the best configuration, a table of trials, a plot and a folder a trial."""
-    output.show_report(control.write_report(study, out), Format(form))
+    written, confirmed = control.write_report(study, out), control.read_confirmation(study)
+    if confirmed is not None:
+        show_confirmed_report(written, confirmed, Format(form))
+        return
+    output.show_report(written, Format(form))
     output.suggest(f"best {output.shell_word(study)} --format flags")
 
 

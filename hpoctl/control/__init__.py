@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
+    from hpoctl.control.confirmation import (
+        Confirmation,
+        ConfirmRequest,
+        confirm,
+        read_confirmation,
+        rehearse_confirm,
+    )
+    from hpoctl.control.corners import FitRequest, Fitted, fit, rehearse_fit
     from hpoctl.control.doctor import examine
+    from hpoctl.control.final import Trained, TrainRequest, rehearse_train, train
     from hpoctl.control.here import check_ended, run
     from hpoctl.control.hub import fetch
     from hpoctl.control.opened import Submitted
@@ -35,6 +44,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
+    "confirmation": (
+        "Confirmation",
+        "ConfirmRequest",
+        "confirm",
+        "read_confirmation",
+        "rehearse_confirm",
+    ),
+    "corners": ("FitRequest", "Fitted", "fit", "rehearse_fit"),
+    "final": ("TrainRequest", "Trained", "rehearse_train", "train"),
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
     "hub": ("fetch",),
@@ -67,36 +85,49 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "Best",
+    "ConfirmRequest",
+    "Confirmation",
     "Extended",
     "Failures",
+    "FitRequest",
+    "Fitted",
     "Planned",
     "Repaired",
     "Request",
     "Retried",
     "Submitted",
+    "TrainRequest",
+    "Trained",
     "TuneRequest",
     "Why",
     "add_workers",
     "cancel",
     "check_ended",
     "compare",
+    "confirm",
     "drain_workers",
     "examine",
     "extend",
     "fetch",
+    "fit",
     "init",
     "plan",
     "read_best",
+    "read_confirmation",
     "read_failures",
     "read_log",
     "read_status",
     "read_trials",
     "read_why",
+    "rehearse_confirm",
+    "rehearse_fit",
+    "rehearse_train",
     "repair",
     "retry",
     "run",
     "submit",
     "submit_tuning",
+    "train",
     "tune",
     "write_report",
 ]

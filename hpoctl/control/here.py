@@ -10,10 +10,12 @@ from hpoctl.control.opened import open_run
 from hpoctl.control.read import read_status, read_trials
 from hpoctl.control.submission import Request, submit
 from hpoctl.errors import StudyError
-from hpoctl.record import TaskState, TrialState
-from hpoctl.status import Status
+from hpoctl.record import TrialState
+from hpoctl.status import LIVE, Status
+from hpoctl.words import BackendName
 
 _POLL_S = 0.5
+_SLURM_POLL_S = 5.0
 
 
 def run(request: Request, watch: Callable[[Status], None]) -> Status:
@@ -27,18 +29,24 @@ def run(request: Request, watch: Callable[[Status], None]) -> Status:
         run_dir=request.run_dir,
     )
     study = str(submit(here).run_dir)
-    opened = open_run(study)
     try:
-        while True:
-            alive = any(task.state is TaskState.RUNNING for task in opened.tasks())
-            now = read_status(study)
-            watch(now)
-            if not alive:
-                return now
-            time.sleep(_POLL_S)
+        return wait(study, watch)
     except KeyboardInterrupt:
         cancel(study)
         raise
+
+
+def wait(study: str, watch: Callable[[Status], None]) -> Status:
+    """Calls `watch` now and then, and returns when no worker of a study is left."""
+    opened = open_run(study)
+    local = opened.run.backend is BackendName.LOCAL
+    while True:
+        alive = any(task.state in LIVE for task in opened.tasks())
+        now = read_status(study)
+        watch(now)
+        if not alive:
+            return now
+        time.sleep(_POLL_S if local else _SLURM_POLL_S)
 
 
 def check_ended(ended: Status) -> None:

@@ -32,11 +32,16 @@ _LATELY_S = 600.0  # so old may the limits be by which a plan is shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A sweep file with the flags that came with it."""
+    """A sweep file with the flags that came with it; trials run in `workdir`, or in this folder."""
 
     sweep_file: Path
     overrides: tuple[str, ...] = ()
     run_dir: Path | None = None
+    workdir: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        return self.workdir or Path.cwd()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,7 @@ def _plan(request: Request, sweep: Sweep, planned: Plan) -> Planned:
         plan=planned,
         run_dir=run_dir,
         scripts=scripts,
-        notes=(*planned.notes, *of_storage, *of_sampler, *_objective_notes(sweep)),
+        notes=(*planned.notes, *of_storage, *of_sampler, *_objective_notes(sweep, request.home)),
     )
 
 
@@ -96,7 +101,7 @@ def _storage_notes(
 ) -> tuple[str, ...]:
     """The limits of the storage; nothing where only the environment of `submit` will name it."""
     try:
-        location = locate_study(sweep.gist, Path.cwd(), run_dir)
+        location = locate_study(sweep.gist, request.home, run_dir)
     except StudyError:
         return ()
     workers = at_once(planned)
@@ -117,12 +122,12 @@ def _sampler_notes(request: Request, sweep: Sweep) -> tuple[str, ...]:
     raise config.complain(request.sweep_file, request.overrides, "sampler", message)
 
 
-def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
+def _objective_notes(sweep: Sweep, home: Path) -> tuple[str, ...]:
     """Whether the objective's package or file is here; nothing of it is imported."""
     if sweep.objective is None:
         return ()
     package = sweep.objective.partition(":")[0].partition(".")[0]
-    here = any((Path.cwd() / name).exists() for name in (package, f"{package}.py"))
+    here = any((home / name).exists() for name in (package, f"{package}.py"))
     if here or importlib.util.find_spec(package) is not None:
         return ()
     return (f"objective: no module '{package}' in this folder or among the packages here",)
@@ -160,7 +165,7 @@ def submit(request: Request) -> Submitted:
         trials=planned.plan.trials,
         arrays=planned.plan.arrays,
         overrides=request.overrides,
-        workdir=Path.cwd(),
+        workdir=request.home,
         created_at=time.time(),
         gist=sweep.gist,
         fed=planned.plan.fed,

@@ -232,8 +232,9 @@ def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> d
     params = trial.dir / "params.json"
     params.write_text(json.dumps(trial.params, indent=2) + "\n", encoding="utf-8")
     named = {
-        "HPOCTL_PARAM_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper(): as_text(value)
-        for name, value in values.items()
+        f"HPOCTL_{kind}_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper(): as_text(value)
+        for kind, tree in (("ARG", _flat(trial.args)), ("PARAM", values))
+        for name, value in tree.items()
     }
     own = {
         "HPOCTL_PARAMS": str(params),

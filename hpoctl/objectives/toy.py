@@ -5,6 +5,9 @@ To try a sweep, a mode or a pruner before real training pays for it. `objective_
     seconds: 0   how long a trial takes
     steps: 0     how many values it reports on the way, falling to the final one
     fail: 0      share of the trials that fail, from 0 to 1 (true: all of them)
+    noise: 0     how far the value may be off, by the trial's seed
+
+`final` and `max_steps`, which `hpoctl train` and `hpoctl fit` add, change nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterator, Mapping
 
 from hpoctl.trial import Pruned, Trial
 
-_ARGUMENTS = ("seconds", "steps", "fail")
+_ARGUMENTS = ("seconds", "steps", "fail", "noise", "final", "max_steps")
 
 
 def objective(trial: Trial) -> float:
@@ -25,10 +28,11 @@ def objective(trial: Trial) -> float:
     The bottom is at 0.01 for every float and at 3 for every integer; words do not count. Raises
     Pruned, ValueError on unknown arguments, and RuntimeError where `fail` says so.
     """
-    seconds, steps, fail = _arguments(trial.args)
+    seconds, steps, fail, noise, *_ = _arguments(trial.args)
     if random.Random(trial.seed).random() < fail:
         raise RuntimeError(f"trial {trial.number} was told to fail by objective_args.fail")
     value = sum(_distance(number) ** 2 for number in _numbers(trial.params))
+    value += noise * random.Random(trial.seed + 1).uniform(-1, 1)
     for step in range(1, int(steps) + 1):
         time.sleep(seconds / steps)
         trial.report(value + 1 - step / steps, step=step)

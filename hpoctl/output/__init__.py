@@ -222,9 +222,9 @@ def show_ended(status: Status) -> None:
     show_json(shapes.status_shape(status))
 
 
-def show_report(report: Report, form: Format) -> None:
-    """`report`: where the files are."""
-    paths = {
+def report_shape(report: Report) -> dict[str, Path | None]:
+    """Where the files of a report are, by what they hold."""
+    return {
         "index": report.index,
         "best_config": report.best_config,
         "trials_summary": report.trials_summary,
@@ -234,6 +234,11 @@ def show_report(report: Report, form: Format) -> None:
         "gpu_hours": report.gpu_hours,
         "trial_results": report.trial_results,
     }
+
+
+def show_report(report: Report, form: Format) -> None:
+    """`report`: where the files are."""
+    paths = report_shape(report)
     if form is Format.JSON:
         show_json(paths)
         return

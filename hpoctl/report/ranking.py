@@ -68,6 +68,17 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
+def ranked(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
+    """The COMPLETE trials by their first metric, the best one first."""
+    entries = [
+        (_losses(record, metrics)[0], record.number, record)
+        for record in records
+        if record.state is TrialState.COMPLETE and record.values
+        if not math.isnan(record.values[0])
+    ]
+    return [record for *_, record in sorted(entries, key=lambda entry: entry[:2])]
+
+
 def best_config(record: TrialRecord, metrics: Sequence[Metric]) -> str:
     """YAML of the trial's parameters, nested as the search space, below a line that says whose."""
     values = zip(metrics, record.values or (), strict=False)

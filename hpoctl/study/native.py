@@ -16,6 +16,7 @@ from typing import TypeVar
 import optuna
 
 from hpoctl import hours
+from hpoctl.plan import seed_of
 from hpoctl.record import Summary, TrialState, WorkerId, WorkerRecord
 from hpoctl.study import translate
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
@@ -40,7 +41,6 @@ from hpoctl.study.protocol import (
     with_what_is_known,
     written_off,
 )
-from hpoctl.trial import derive_seed
 from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ class NativeStore(NativeQueue):
                 "life": worker.life,
                 "node": worker.node,
                 "gpus": worker.gpus,
-                "seed": derive_seed(self._sweep.seed, root),
+                "seed": seed_of(self._sweep, root),
             }
             if self._start(trial_id):
                 self._keep(trial_id, marks)

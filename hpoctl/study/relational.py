@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import optuna
 
+from hpoctl.plan import seed_of
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.samplers import Learning
 from hpoctl.space import Params
@@ -48,7 +49,6 @@ from hpoctl.study.rows import NEW_PARAMS, News, Parts
 from hpoctl.study.statements import Statements
 from hpoctl.study.storages import open_tables
 from hpoctl.sweep import Sweep
-from hpoctl.trial import derive_seed
 from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
@@ -334,7 +334,7 @@ class RelationalStore(Roster):
         constraints: Mapping[str, float] = NOTHING,
     ) -> bool:
         """False if the trial was no longer this claim's; it is left as it is then."""
-        seed = derive_seed(self._sweep.seed, claim.root)
+        seed = seed_of(self._sweep, claim.root)
         at = at or time.time()
         how = (claim, outcome, at, values, attrs, seed, constraints)
         kept: Rows = ()

@@ -1,0 +1,105 @@
+"""A final model with its card, put where it was asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from hpoctl import config
+from hpoctl.card import Card, data_files
+from hpoctl.control.opened import OpenRun, open_run
+from hpoctl.errors import ConfigError
+from hpoctl.record import TrialRecord
+from hpoctl.rundir import RunDir
+from hpoctl.space import nest
+
+_PROVENANCE = "provenance.json"
+_OWN = ("attempt", "task", "life", "node", "gpus", "seed", "error", "cause", "retry_of")
+
+
+def refuse_output(output: Path | None, study: str) -> None:
+    """Raises ConfigError where a folder holds something else than an earlier model of the study."""
+    if output is None or not output.exists():
+        return
+    if not output.is_dir():
+        raise ConfigError(f"{output}: is no folder")
+    there = output / _PROVENANCE
+    if there.exists() and json.loads(there.read_text())["study"] == study:
+        return
+    if any(output.iterdir()):
+        raise ConfigError(f"{output}: holds something already: name a folder that is empty or new")
+
+
+def make_card(opened: OpenRun, run_dir: RunDir, record: TrialRecord, place: int) -> Card:
+    """What there is to say of a trial in `run_dir`, the list's at this place, and of its search."""
+    sweep, search = open_run(str(run_dir.path)).sweep(), opened.sweep()
+    origin = sweep.origin
+    assert origin is not None, "derived"
+    trial = origin.trials[min(place, len(origin.trials) - 1)]
+    records = opened.store().records()
+    won = next(found for found in records if found.number == trial)
+    dataset = sweep.objective_args.get("dataset", {})
+    data: Mapping[str, object] = dataset if isinstance(dataset, Mapping) else {}
+    seed = record.attrs.get("seed")
+    return Card(
+        title=sweep.study,
+        study=opened.run.study,
+        trial=trial,
+        trials=len(records),
+        name=sweep.study,
+        number=record.number,
+        objective=search.objective or " ".join(search.command or ()),
+        searched=_values(won, [metric.name for metric in search.metrics]),
+        final=_values(record, [metric.name for metric in sweep.metrics]),
+        test_split=data.get("evaluate_on") == "test",
+        params=config.dump(nest(won.params)),
+        data=config.dump(data or {"objective_args": dict(sweep.objective_args)}),
+        files=tuple(data_files(data, opened.run.workdir)),
+        seed=seed if isinstance(seed, int) else None,
+        version=version("hpoctl"),
+        commit=origin.commit,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _values(record: TrialRecord, metrics: Sequence[str]) -> dict[str, float]:
+    """What the objective returned: metrics, and what was kept beside them."""
+    values = dict(zip(metrics, record.values or (), strict=False))
+    extras = {
+        name: value
+        for name, value in record.attrs.items()
+        if name not in _OWN and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {**values, **extras}
+
+
+def deliver(card: Card, parts: Mapping[str, Path], folder: Path, output: str | None) -> Path:
+    """Writes the card into `folder`; with an output copies the parts and the card there, at once.
+
+    An earlier model of the same study there is replaced.
+    """
+    texts = {
+        "README.md": card.text(),
+        _PROVENANCE: json.dumps(asdict(card), indent=2) + "\n",
+    }
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    if output is None:
+        return folder
+    target = Path(output)
+    refuse_output(target, card.study)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, part in parts.items():
+        shutil.copytree(part, partial / name)
+    for file, text in texts.items():
+        (partial / file).write_text(text, encoding="utf-8")
+    if target.exists():
+        shutil.rmtree(target)
+    partial.replace(target)
+    return target

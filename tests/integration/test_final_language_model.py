@@ -1,0 +1,93 @@
+"""The final language model of a search, and an ensemble: trained, tested and kept, for real."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Hpoctl
+
+from integration.conftest import write
+
+pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SWEEP: dict[str, object] = {
+    "study": "tiny",
+    "objective": "hpoctl.objectives.causal_lm",
+    "objective_args": {
+        "dataset": {
+            "builtin": "pydoc",
+            "block_size": 32,
+            "vocab_size": 300,
+            "max_blocks": 300,
+            "test_share": 0.1,
+        },
+        "model": {"num_layers": 1, "num_heads": 2, "hidden_size": 32, "ff_dim": 64, "dropout": 0.0},
+        "training": {"max_steps": 15, "eval_steps": 15, "batch_size": 8},
+    },
+    "metrics": [{"name": "eval_loss"}],
+    "search_space": {
+        "training": {"learning_rate": {"type": "categorical", "values": [1e-2, 3e-3]}}
+    },
+    "sampler": "grid",
+    "backend": "local",
+}
+
+
+def answer(hpoctl: Hpoctl, *args: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(hpoctl(*args, "--json", timeout_s=240).stdout)
+    return found
+
+
+@pytest.fixture
+def searched(hpoctl: Hpoctl) -> Hpoctl:
+    """A study of two trials, which have ended."""
+    write(hpoctl.folder / "sweep.yaml", SWEEP)
+    hpoctl("run", "sweep.yaml", timeout_s=240)
+    return hpoctl
+
+
+def test_the_final_model_and_the_ensemble_are_tested_on_what_the_search_has_not_seen(
+    searched: Hpoctl,
+) -> None:
+    final = answer(searched, "train", "tiny", "-o", "model", "--wait")
+    folder = searched.folder / "model"
+    assert final["final"]["eval_loss"] != final["searched"]["eval_loss"]
+    llm = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) <= llm.config.vocab_size
+    assert "evaluate_on: test" in (folder / "README.md").read_text()
+    together = answer(searched, "train", "tiny", "--ensemble", "2", "-o", "both", "--wait")
+    _check_ensemble(together, final, searched.folder / "both")
+
+
+def _check_ensemble(together: Mapping[str, Any], final: Mapping[str, Any], folder: Path) -> None:
+    losses = [member["loss"] for member in together["members"]]
+    loss = together["final"]["eval_loss"]
+    assert together["members"][0]["trial"] == final["trials"][0]
+    # The same training with the same seed, evaluated by two programs of ours.
+    assert losses[0] == pytest.approx(final["final"]["eval_loss"], rel=1e-5)
+    # Averaging probabilities is never worse than the mean of the losses (Jensen), and two members
+    # can gain a factor of two at most, where one of them is sure.
+    assert min(losses) - math.log(2) < loss < sum(losses) / 2
+    assert together["final"]["perplexity"] == pytest.approx(math.exp(loss))
+    for member in ("member-0", "member-1"):
+        assert (folder / member / "config.json").exists()
+    assert "averaged" in (folder / "README.md").read_text()
+
+
+def test_fit_measures_a_language_model(hpoctl: Hpoctl) -> None:
+    space = {"model": {"hidden_size": {"type": "categorical", "values": [32, 64]}}}
+    write(hpoctl.folder / "sweep.yaml", {**SWEEP, "search_space": space, "sampler": "grid"})
+    fitted = answer(hpoctl, "fit", "sweep.yaml", "--steps", "1", "--max-batch", "2")
+    assert [corner["name"] for corner in fitted["corners"]] == ["largest", "smallest"]
+    assert [corner["state"] for corner in fitted["corners"]] == ["complete", "complete"]
+    assert all(corner["memory_gb"] > 0.1 for corner in fitted["corners"])
+    assert (fitted["batch_parameter"], fitted["largest_batch"]) == ("training.batch_size", 2)
+    assert {Path(folder).parent.name for folder in fitted["run_dirs"]} == {"runs"}
+    assert not (hpoctl.folder / "runs" / "tiny").exists()

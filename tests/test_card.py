@@ -1,0 +1,86 @@
+"""The model card, and where it gets its facts from."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from hpoctl.card import Card, Member, commit_of, data_files
+
+CARD = Card(
+    title="letters-final",
+    study="letters",
+    trial=7,
+    trials=24,
+    name="letters-final",
+    number=0,
+    objective="hpoctl.objectives.causal_lm",
+    searched={"eval_loss": 3.25, "kl": 0.5},
+    final={"eval_loss": 3.5},
+    test_split=True,
+    params="lr: 0.01\n",
+    data="path: data/train.jsonl\n",
+    files=(),
+    seed=12,
+    version="0.1.0",
+    commit=None,
+    date="2026-01-02 03:04 UTC",
+)
+
+
+def test_a_card_tells_results_and_provenance() -> None:
+    text = CARD.text()
+    assert text.startswith("---\nlibrary_name: transformers\n")
+    for line in (
+        "| eval_loss | 3.25 | 3.5 |",
+        "| kl | 0.5 |  |",
+        "| study | `letters`, 24 trials |",
+        "| seed | 12 |",
+        "| git commit | none |",
+        "lr: 0.01",
+        "path: data/train.jsonl",
+    ):
+        assert line in text.splitlines(), text
+
+
+def test_the_card_of_an_ensemble_lists_its_members() -> None:
+    members = (Member(folder="member-0", trial=7, loss=3.5),)
+    text = replace(CARD, members=members).text()
+    assert "| member-0 | 7 | 3.5 |" in text.splitlines()
+    assert "averaged" in text
+
+
+def test_data_files_are_hashed_and_folders_are_not(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a b c")
+    (tmp_path / "folder").mkdir()
+    dataset = {"train": "train.txt", "validation": "folder", "hub": "someone/text"}
+    [found] = data_files(dataset, tmp_path)
+    assert found.path == "train.txt"
+    assert found.sha256 == hashlib.sha256(b"a b c").hexdigest()
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(
+        ["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_is_gits_also_where_it_is_packed_or_a_work_tree(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) is None
+    here = tmp_path / "repository"
+    here.mkdir()
+    git(here, "init", "--quiet")
+    git(here, "commit", "--quiet", "--allow-empty", "--message", "first")
+    head = git(here, "rev-parse", "HEAD")
+    (here / "below").mkdir()
+    assert commit_of(here / "below") == head
+    git(here, "pack-refs", "--all")
+    assert commit_of(here) == head
+    git(here, "worktree", "add", "--quiet", str(tmp_path / "tree"))
+    assert commit_of(tmp_path / "tree") == head
+    git(here, "checkout", "--quiet", "--detach")
+    assert commit_of(here) == head

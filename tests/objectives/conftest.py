@@ -95,3 +95,41 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"tried to reach {address}")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """For tests that compute without a trial: after a pool of threads, no forked child trains."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class PretrainedFolders(Protocol):
+    """The folder of a tiny trained model of a family, with its tokenizer."""
+
+    def __call__(self, family: str, /) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def pretrained_folder(tmp_path_factory: pytest.TempPathFactory) -> PretrainedFolders:
+    """Models of three layers, each trained once a session on the builtin text."""
+    from hpoctl.objectives import causal_lm
+
+    base = tmp_path_factory.mktemp("pretrained models")
+    sizes = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "ff_dim": 64}
+    args = {
+        "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 400, "max_blocks": 300},
+        "training": {"max_steps": 15, "learning_rate": 1e-2, "eval_strategy": "no"},
+        "save": True,
+    }
+
+    def make(family: str) -> Path:
+        folder = base / family
+        if not folder.exists():
+            folder.mkdir()
+            model = {"model": {"from_scratch": family, "dropout": 0.0, **sizes}}
+            causal_lm.objective(FakeTrial(dir=folder, params=model, args=args))
+        return folder / "model"
+
+    return make

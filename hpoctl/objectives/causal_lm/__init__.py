@@ -1,8 +1,9 @@
-"""Objective: train a GPT-2 from its configuration on local text, and report its held-out loss.
+"""Objective: train a language model, from nothing or a trained one, and report its held-out loss.
 
 `objective_args` (fixed) and the search space (searched; it wins) share these groups of values:
 
-    model:     from_scratch: gpt2, num_layers, hidden_size, num_heads, ff_dim, dropout (`models`)
+    model:     from_scratch: gpt2, num_layers …, or pretrained: NAME, keep_layers … (`models`)
+    lora:      r, alpha, dropout, target_modules: what is trained beside a frozen model (`adapters`)
     training:  any field of transformers.TrainingArguments, and short names (`training`)
     dataset:   which text, and how it is cut (`text`); only the latter may be searched
 
@@ -11,7 +12,7 @@
 
 The worker calls `prepare` once and then forks a child for each trial, which calls `objective`.
 So nothing that `prepare` does may start CUDA or a pool of threads: neither survives a fork.
-These modules ask no hub for anything, and must not know the study or the batch system.
+Only `model.pretrained` asks the hub. These modules must not know the study or the batch system.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ import os
 from collections.abc import Mapping
 
 from hpoctl.objectives.causal_lm import models
-from hpoctl.objectives.causal_lm.models import create_llm
+from hpoctl.objectives.causal_lm.scratch import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
-from hpoctl.objectives.causal_lm.training import create_trainer, fields, run, save
+from hpoctl.objectives.causal_lm.training import create_trainer, fields, run
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
 
 __all__ = ["create_llm", "objective", "prepare"]
 
-_GROUPS = ("dataset", "model", "training", "save")
-_SEARCHED = ("model", "training", "dataset")
+_GROUPS = ("dataset", "model", "lora", "training", "save")
+_SEARCHED = ("model", "lora", "training", "dataset")
 
 
 def prepare(args: Mapping[str, object]) -> None:
-    """Do once, before any fork, what all trials share: imports, text, tokenizer.
+    """Do once, before any fork, what all trials share: imports, text, tokenizer, trained weights.
 
     Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
     check_names(args, _GROUPS)
-    models.family(group(args, "model"))
+    models.check(group(args, "model"), _lora(args))
     source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
     import torch
@@ -49,39 +50,44 @@ def prepare(args: Mapping[str, object]) -> None:
     # Named but not used: the import takes seconds, and every child inherits it.
     from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
 
-    corpus(source, how)
+    models.prepare(group(args, "model"))
+    corpus(source, how, models.tokenizer(group(args, "model")))
 
 
 def objective(trial: Trial) -> dict[str, float]:
-    """Train one GPT-2; return its eval_loss, perplexity, parameters and train_seconds.
+    """Train one model; return its eval_loss, perplexity, sizes and train_seconds.
 
     Reports eval_loss at every evaluation. Raises ValueError or Infeasible, before any training, on
     values that cannot be used; Pruned; and FloatingPointError where the loss is no number any more.
     """
     check_names(trial.args, _GROUPS)
     check_names(trial.params, _SEARCHED)
-    model = {
-        **models.family(group(trial.args, "model")),
-        **models.family(group(trial.params, "model")),
-    }
-    models.sizes(model)
+    values = {**group(trial.args, "model"), **group(trial.params, "model")}
+    model = models.read(values, _lora(trial.args, trial.params))
     source, how = read_source(group(trial.args, "dataset"), group(trial.params, "dataset"))
     training = fields(group(trial.args, "training"), group(trial.params, "training"))
     import torch
     from transformers import set_seed
 
     torch.set_num_threads(trial.cpus)
-    text = corpus(source, how)
+    text = corpus(source, how, models.tokenizer(values))
     set_seed(trial.seed)
-    vocab_size = len(text.tokenizer)
-    llm = models.build(model, vocab_size=vocab_size, block_size=how.max_length)
+    llm = models.build(model, vocab_size=len(text.tokenizer), block_size=how.max_length)
+    sizes = models.parameters(llm)
     trainer = create_trainer(llm, text, training, trial)
     seconds, loss = run(trainer)
     if trial.args.get("save"):
-        save(trainer, text.tokenizer, trial.dir / "model")
+        models.save(llm, model, trial.dir / "model")
+        text.tokenizer.save_pretrained(trial.dir / "model")
     return {
         "eval_loss": loss,
         "perplexity": math.exp(loss) if loss < 700 else math.inf,  # e**710 is no float
-        "parameters": float(llm.num_parameters()),
+        **sizes,
         "train_seconds": seconds,
     }
+
+
+def _lora(*trees: Mapping[str, object]) -> Mapping[str, object] | None:
+    """The group `lora` of all that have it, the last one winning; None where none has."""
+    given = [group(tree, "lora") for tree in trees if "lora" in tree]
+    return {name: value for lora in given for name, value in lora.items()} if given else None

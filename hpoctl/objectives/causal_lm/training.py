@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpoctl.objectives.causal_lm.models import LLM
 from hpoctl.objectives.causal_lm.text import Corpus, collate
 from hpoctl.objectives.causal_lm.values import check_names, share
 from hpoctl.trial import Pruned, Trial
 
 if TYPE_CHECKING:
-    from transformers import (
-        GPT2LMHeadModel,
-        PreTrainedTokenizerFast,
-        Trainer,
-        TrainerCallback,
-        TrainerState,
-    )
+    from transformers import Trainer, TrainerCallback, TrainerState
 
 _ALIASES = {  # what people write -> the field of TrainingArguments
     "batch_size": "per_device_train_batch_size",
@@ -52,9 +46,7 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
     return merged
 
 
-def create_trainer(
-    llm: GPT2LMHeadModel, text: Corpus, training: Mapping[str, object], trial: Trial
-) -> Trainer:
+def create_trainer(llm: LLM, text: Corpus, training: Mapping[str, object], trial: Trial) -> Trainer:
     """The Trainer, with defaults that suit a trial: evaluations, no checkpoints, no bars."""
     import torch
     from transformers import Trainer, TrainingArguments
@@ -121,9 +113,3 @@ def run(trainer: Trainer) -> tuple[float, float]:
 
 def _latest(state: TrainerState) -> dict[str, float]:
     return {name: value for log in state.log_history for name, value in log.items()}
-
-
-def save(trainer: Trainer, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Leave what `from_pretrained(folder)` of a model and a tokenizer read."""
-    trainer.save_model(str(folder))
-    tokenizer.save_pretrained(folder)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpoctl.objectives.causal_lm import adapters, models, pretrained
+from hpoctl.objectives.causal_lm.adapters import attach, read_lora
+
+from .conftest import PretrainedFolders
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def base(folder: Path) -> PreTrainedModel:
+    weights = pretrained.load(pretrained.locate(str(folder)), "float32")
+    return pretrained.make(weights, keep_layers=None, dropout=None, dtype="float32")
+
+
+def adapted_layers(llm: PeftModel) -> set[str]:
+    trained = [name for name, weight in llm.named_parameters() if weight.requires_grad]
+    assert all(".lora_" in name for name in trained)
+    return {name.split(".lora_")[0].rpartition(".")[2] for name in trained}
+
+
+def disturb(llm: PeftModel) -> None:
+    """As a training would: an adapter begins as zero."""
+    import torch
+
+    torch.manual_seed(0)
+    for name, weight in llm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "layers"),
+    [
+        ("gpt2", "", {"c_attn"}),
+        ("llama", "", {"q_proj", "v_proj"}),
+        ("gpt2", "c_attn, c_fc", {"c_attn", "c_fc"}),
+        ("llama", ["o_proj"], {"o_proj"}),
+        ("llama", "self_attn.k_proj", {"k_proj"}),
+        (
+            "llama",
+            "all-linear",
+            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+        ),
+    ],
+)
+def test_the_named_layers_alone_are_trained(
+    family: str, given: object, layers: set[str], pretrained_folder: PretrainedFolders
+) -> None:
+    lora = read_lora({"r": 2, "alpha": 4, "target_modules": given})
+    llm = attach(base(pretrained_folder(family)), lora)
+    assert adapted_layers(llm) == layers
+    counted = models.parameters(llm)
+    assert counted["parameters"] == base(pretrained_folder(family)).num_parameters()
+    assert 0 < counted["trainable_parameters"] < 0.2 * counted["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("q_proj,vproj", "the model has no layer 'vproj'; did you mean 'v_proj'"),
+        ("xyz", "the model has no layer 'xyz'; it has down_proj, gate_proj"),
+        ("lm_head", "the model has no layer 'lm_head'"),
+    ],
+)
+def test_an_unknown_layer_gets_the_nearest(
+    given: str, message: str, pretrained_folder: PretrainedFolders
+) -> None:
+    with pytest.raises(ValueError, match=f"lora.target_modules: {message}"):
+        attach(base(pretrained_folder("llama")), read_lora({"target_modules": given}))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_merged_adapter_answers_as_it_did_beside_the_weights(
+    family: str, pretrained_folder: PretrainedFolders
+) -> None:
+    import torch
+
+    llm = attach(base(pretrained_folder(family)), read_lora({"target_modules": "all-linear"}))
+    disturb(llm)
+    ids = torch.arange(16)[None]
+    before = llm(input_ids=ids).logits
+    elsewhere = adapters.moved(llm, base(pretrained_folder(family)))
+    assert torch.equal(elsewhere(input_ids=ids).logits, before)
+    merged = adapters.merged(llm)
+    assert not torch.allclose(base(pretrained_folder(family))(input_ids=ids).logits, before)
+    assert torch.allclose(merged(input_ids=ids).logits, before, atol=1e-5)
+
+
+def test_a_checkpoint_of_an_adapter_asks_no_hub_for_its_base(
+    pretrained_folder: PretrainedFolders, tmp_path: Path
+) -> None:
+    llm = attach(base(pretrained_folder("llama")), read_lora({}))
+    llm.save_pretrained(str(tmp_path))
+    assert (tmp_path / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 8}, "lora.rank: unknown; "),
+        ({"r": 0}, "lora.r: is 0"),
+        ({"alpha": 0.5}, "lora.alpha: is 0.5"),
+        ({"dropout": 1}, "lora.dropout: is 1, "),
+        ({"target_modules": 3}, "lora.target_modules: is 3, but must be all-linear, or names"),
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_lora(values)
+
+
+def test_few_bits_are_refused_where_they_cannot_be() -> None:
+    with pytest.raises(
+        ValueError, match=r"model.quantize: is '3bit', but must be one of none, 4bit"
+    ):
+        adapters.read_quantize("3bit")
+    assert adapters.read_quantize("none") is None
+    if find_spec("bitsandbytes") is not None and any(Path("/dev").glob("nvidia[0-9]*")):
+        assert adapters.read_quantize("4bit") == "4bit"
+        return
+    with pytest.raises(ValueError, match=r"model.quantize: 4bit needs (bitsandbytes|a CUDA GPU), "):
+        adapters.read_quantize("4bit")

@@ -78,6 +78,10 @@ class ChildTrial:
         return self.errand.args
 
     @property
+    def metrics(self) -> Sequence[str]:
+        return self.errand.metrics
+
+    @property
     def seed(self) -> int:
         return self.errand.seed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ class FakeTrial:
     dir: Path
     params: Mapping[str, object]
     args: Mapping[str, object]
+    metrics: Sequence[str] = ("eval_loss",)
     number: int = 0
     seed: int = 1
     cpus: int = 1
@@ -54,6 +55,7 @@ class MakeTrial(Protocol):
         seed: int = 1,
         cpus: int = 1,
         prune_at: int | None = None,
+        metrics: Sequence[str] = ("eval_loss",),
     ) -> FakeTrial: ...
 
 
@@ -70,9 +72,16 @@ def make_trial(tmp_path: Path) -> MakeTrial:
         seed: int = 1,
         cpus: int = 1,
         prune_at: int | None = None,
+        metrics: Sequence[str] = ("eval_loss",),
     ) -> FakeTrial:
         return FakeTrial(
-            dir=folder, params=params, args=args, seed=seed, cpus=cpus, prune_at=prune_at
+            dir=folder,
+            params=params,
+            args=args,
+            seed=seed,
+            cpus=cpus,
+            prune_at=prune_at,
+            metrics=metrics,
         )
 
     return make

@@ -15,11 +15,11 @@ These modules ask no hub for anything, and must not know the study or the batch 
 
 from __future__ import annotations
 
-import math
 import os
+import time
 from collections.abc import Mapping
 
-from hpoctl.objectives.causal_lm import models
+from hpoctl.objectives.causal_lm import footprint, measures, models
 from hpoctl.objectives.causal_lm.models import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
 from hpoctl.objectives.causal_lm.training import create_trainer, fields, run, save
@@ -28,7 +28,7 @@ from hpoctl.trial import Trial
 
 __all__ = ["create_llm", "objective", "prepare"]
 
-_GROUPS = ("dataset", "model", "training", "save")
+_GROUPS = ("dataset", "model", "training", "measure", "save")
 _SEARCHED = ("model", "training")
 
 
@@ -39,6 +39,7 @@ def prepare(args: Mapping[str, object]) -> None:
     """
     check_names(args, _GROUPS)
     models.family(group(args, "model"))
+    measure = measures.read(group(args, "measure"))
     source = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
     import torch
@@ -48,16 +49,27 @@ def prepare(args: Mapping[str, object]) -> None:
     # Named but not used: the import takes seconds, and every child inherits it.
     from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
 
+    from hpoctl.objectives.causal_lm import results  # noqa: F401  # and this
+
     corpus(source)
+    if measure.kl not in (None, "base"):
+        from hpoctl.objectives.causal_lm import teacher
+
+        teacher.load(measure.kl)
 
 
 def objective(trial: Trial) -> dict[str, float]:
-    """Train one GPT-2; return its eval_loss, perplexity, parameters and train_seconds.
+    """Train one GPT-2; return what was measured of it (`measures`).
 
-    Reports eval_loss at every evaluation. Raises ValueError or Infeasible, before any training, on
-    values that cannot be used; Pruned; and FloatingPointError where the loss is no number any more.
+    Reports the sweep's first metric at every evaluation. Raises ValueError or Infeasible, before
+    any training, on values that cannot be used; Pruned; and FloatingPointError where the loss is no
+    number any more.
     """
+    began = time.perf_counter()
+    footprint.reset_peaks()
     check_names(trial.args, _GROUPS)
+    measure = measures.read(group(trial.args, "measure"))
+    measures.check_metrics(trial.metrics, measure)
     check_names(trial.params, _SEARCHED)
     model = {
         **models.family(group(trial.args, "model")),
@@ -69,18 +81,17 @@ def objective(trial: Trial) -> dict[str, float]:
     import torch
     from transformers import set_seed
 
+    from hpoctl.objectives.causal_lm import results
+
     torch.set_num_threads(trial.cpus)
     text = corpus(source)
     set_seed(trial.seed)
     vocab_size = text.tokenizer.get_vocab_size()
     llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
     trainer = create_trainer(llm, text, training, trial)
-    seconds, loss = run(trainer)
+    trainer.meter.began = began
+    teacher = results.choose_teacher(measure, model, llm, text)
+    seconds, _ = run(trainer)
     if trial.args.get("save"):
         save(trainer, text.tokenizer, trial.dir / "model")
-    return {
-        "eval_loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,  # e**710 is no float
-        "parameters": float(llm.num_parameters()),
-        "train_seconds": seconds,
-    }
+    return {**results.collect(trainer, llm, text, measure, teacher), "train_seconds": seconds}

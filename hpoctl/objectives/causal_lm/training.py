@@ -15,13 +15,20 @@ from hpoctl.trial import Pruned, Trial
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainerState
+    from transformers import GPT2LMHeadModel, TrainerCallback, TrainerState
+
+    from hpoctl.objectives.causal_lm.evaluation import ExactTrainer
 
 _ALIASES = {  # what people write -> the field of TrainingArguments
     "batch_size": "per_device_train_batch_size",
     "num_epochs": "num_train_epochs",
     "gradient_clipping": "max_grad_norm",
     "warmup_ratio": "warmup_steps",  # transformers 5: a number below 1 is a share of all steps
+}
+_AT_STEPS = {  # metric -> the Trainer's name of it
+    "eval_loss": "eval_loss",
+    "eval_accuracy": "eval_accuracy",
+    "perplexity": "eval_perplexity",
 }
 _SET_HERE = {"output_dir": "the trial's folder", "seed": "the trial's seed"}
 
@@ -50,11 +57,14 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
 
 def create_trainer(
     llm: GPT2LMHeadModel, text: Corpus, training: Mapping[str, object], trial: Trial
-) -> Trainer:
+) -> ExactTrainer:
     """The Trainer, with defaults that suit a trial: evaluations, no checkpoints, no bars."""
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
+    from hpoctl.objectives.causal_lm.evaluation import ExactTrainer, Meter, totals
+
+    meter = Meter()
     given: dict[str, object] = {
         "eval_strategy": "steps",
         "eval_steps": 0.1,  # a share of all steps
@@ -71,14 +81,17 @@ def create_trainer(
     given.setdefault("logging_strategy", given["eval_strategy"])
     given.setdefault("logging_steps", given["eval_steps"])
     arguments: Callable[..., TrainingArguments] = TrainingArguments
-    return Trainer(
+    trainer = ExactTrainer(
         model=llm,
         args=arguments(**given),
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=_collate,
-        callbacks=[_reporter(trial)],
+        callbacks=[_reporter(trial), meter],
+        compute_metrics=totals,
     )
+    trainer.meter = meter
+    return trainer
 
 
 def _collate(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -102,11 +115,15 @@ def _reporter(trial: Trial) -> TrainerCallback:
             **_: object,
         ) -> None:
             latest, step = _latest(state), state.global_step
-            loss = latest["eval_loss"]
+            known = {name: latest[key] for name, key in _AT_STEPS.items()}
+            loss = known["eval_loss"]
             if not math.isfinite(loss):
                 raise FloatingPointError(f"eval_loss is {loss} at step {step}: training diverged")
-            extra = {"train_loss": latest["loss"]} if "loss" in latest else {}
-            trial.report(loss, step=step, **extra)
+            if "loss" in latest:
+                known["train_loss"] = latest["loss"]
+            # What is first known at the end has no curve: no other metric may stand in for it.
+            if (first := trial.metrics[0]) in known:
+                trial.report(known.pop(first), step=step, **known)
             # After the last step nothing is left to save, so the trial is complete.
             if step < state.max_steps and trial.should_prune():
                 raise Pruned(f"at step {step} of {state.max_steps}, with eval_loss {loss:.4f}")
@@ -114,7 +131,7 @@ def _reporter(trial: Trial) -> TrainerCallback:
     return Reporter()
 
 
-def run(trainer: Trainer) -> tuple[float, float]:
+def run(trainer: ExactTrainer) -> tuple[float, float]:
     """Train to the end; the seconds that it took, evaluations included, and the last eval_loss."""
     seconds = float(trainer.train().metrics["train_runtime"])
     steps = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
@@ -127,7 +144,7 @@ def _latest(state: TrainerState) -> dict[str, float]:
     return {name: value for log in state.log_history for name, value in log.items()}
 
 
-def save(trainer: Trainer, tokenizer: Tokenizer, folder: Path) -> None:
+def save(trainer: ExactTrainer, tokenizer: Tokenizer, folder: Path) -> None:
     """Leave what `from_pretrained(folder)` of a model and a tokenizer read."""
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,68 @@
+"""What a trial returns: everything that was measured of it, by name, each a float.
+
+Imports torch and transformers at once, so import it inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedModel
+
+from hpoctl.objectives.causal_lm import footprint, latency, teacher
+from hpoctl.objectives.causal_lm.evaluation import ExactTrainer
+from hpoctl.objectives.causal_lm.measures import Measure
+from hpoctl.objectives.causal_lm.text import Corpus
+
+
+def choose_teacher(
+    measure: Measure, model: Mapping[str, object], llm: PreTrainedModel, text: Corpus
+) -> str | None:
+    """The teacher's name, once it is known to fit; None where it needs no weights of its own.
+
+    Raises ValueError, so that a wrong one costs no training.
+    """
+    if measure.kl is None:
+        return None
+    adapted = hasattr(llm, "peft_config")
+    name = teacher.named(measure.kl, model.get("pretrained"), adapted=adapted)
+    if name is not None:
+        teacher.check_vocabulary(
+            name,
+            text.tokenizer.get_vocab(),
+            size=llm.config.vocab_size,
+            length=max(len(row["input_ids"]) for row in text.validation),
+        )
+    return name
+
+
+def collect(
+    trainer: ExactTrainer,
+    llm: PreTrainedModel,
+    text: Corpus,
+    measure: Measure,
+    teacher_name: str | None,
+) -> dict[str, float]:
+    """The metrics of a training that has ended and was evaluated."""
+    latest = {name: value for log in trainer.state.log_history for name, value in log.items()}
+    memory = footprint.peaks()  # before what is measured beyond: it is the training's
+    found = {
+        "eval_loss": latest["eval_loss"],
+        "perplexity": latest["eval_perplexity"],
+        "eval_accuracy": latest["eval_accuracy"],
+        **footprint.sizes(llm),
+        **memory,
+    }
+    if measure.kl is not None:
+        found["kl"] = teacher.kl(trainer, llm, teacher_name)
+    if measure.latency is not None:
+        rows = (row["input_ids"].tolist() for row in text.validation)
+        found.update(latency.measure(llm, rows, measure.latency))
+    meter, ranks = trainer.meter.read(), trainer.accelerator.num_processes
+    per_second = ranks / meter["training"] if meter["training"] else 0.0
+    return {
+        **found,
+        "tokens_per_second": meter["tokens"] * per_second,
+        "samples_per_second": meter["rows"] * per_second,
+        "gpu_hours": meter["seconds"] * footprint.gpus() / 3600,
+    }

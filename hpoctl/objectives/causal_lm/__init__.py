@@ -53,9 +53,9 @@ def prepare(args: Mapping[str, object]) -> None:
 
     corpus(source)
     if measure.kl not in (None, "base"):
-        from hpoctl.objectives.causal_lm import teacher
+        from hpoctl.objectives.causal_lm import teacher, trained
 
-        teacher.load(measure.kl)
+        trained.load(teacher.KEY, measure.kl)
 
 
 def objective(trial: Trial) -> dict[str, float]:
@@ -90,8 +90,9 @@ def objective(trial: Trial) -> dict[str, float]:
     llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
     trainer = create_trainer(llm, text, training, trial)
     trainer.meter.began = began
-    teacher = results.choose_teacher(measure, model, llm, text)
+    teacher = results.prepare(measure, model, llm, text)
     seconds, _ = run(trainer)
-    if trial.args.get("save"):
+    found = results.collect(trainer, llm, text, measure, teacher)
+    if trial.args.get("save"):  # the last: saving may merge an adapter into the weights
         save(trainer, text.tokenizer, trial.dir / "model")
-    return {**results.collect(trainer, llm, text, measure, teacher), "train_seconds": seconds}
+    return {**found, "train_seconds": seconds}

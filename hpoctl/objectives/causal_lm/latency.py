@@ -18,6 +18,16 @@ from transformers import GenerationConfig, PreTrainedModel
 from hpoctl.objectives.causal_lm.measures import Latency
 
 
+def check(llm: PreTrainedModel, how: Latency) -> None:
+    """Raises ValueError where the model cannot read as much as is to be timed."""
+    longest = getattr(llm.config, "max_position_embeddings", None)
+    if longest is not None and how.prompt_length + how.new_tokens > longest:
+        raise ValueError(
+            f"measure.latency: a prompt of {how.prompt_length} tokens and {how.new_tokens} new ones"
+            f" are too long: the model reads {longest} at once"
+        )
+
+
 def measure(llm: PreTrainedModel, rows: Iterable[Sequence[int]], how: Latency) -> dict[str, float]:
     """`latency_s`, the median seconds of a greedy generation, and the settings it holds for.
 

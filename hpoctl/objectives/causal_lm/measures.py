@@ -65,14 +65,22 @@ def _latency(measure: Mapping[str, object]) -> Latency:
 def check_metrics(wanted: Sequence[str], measure: Measure) -> None:
     """Raises ValueError for a metric that this trial would not measure."""
     measured = {"kl": measure.kl, "latency_s": measure.latency}
+    asked = [name for name, value in measured.items() if value is not None]
+    check_known(wanted, FREE, _ASKED_FOR, asked)
+
+
+def check_known(
+    wanted: Sequence[str], free: Sequence[str], at_a_price: Mapping[str, str], asked: Sequence[str]
+) -> None:
+    """Raises ValueError for a metric that is neither free nor asked for, and says how to ask."""
+    known = [*free, *at_a_price]
     for name in wanted:
-        if name in _ASKED_FOR and measured[name] is None:
+        if name in at_a_price and name not in asked:
             raise ValueError(
                 f"metrics: '{name}' is measured only where it is asked for: add"
-                f" 'measure: {_ASKED_FOR[name]}' to objective_args"
+                f" 'measure: {at_a_price[name]}' to objective_args"
             )
-        known = [*FREE, *_ASKED_FOR]
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"metrics: '{name}' is nothing that causal_lm measures; {hint}")
+            raise ValueError(f"metrics: '{name}' is not measured by this objective; {hint}")

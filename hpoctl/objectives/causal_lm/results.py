@@ -15,13 +15,15 @@ from hpoctl.objectives.causal_lm.measures import Measure
 from hpoctl.objectives.causal_lm.text import Corpus
 
 
-def choose_teacher(
+def prepare(
     measure: Measure, model: Mapping[str, object], llm: PreTrainedModel, text: Corpus
 ) -> str | None:
-    """The teacher's name, once it is known to fit; None where it needs no weights of its own.
+    """The teacher's name; None where the model is its own, without adapters, or there is no KL.
 
-    Raises ValueError, so that a wrong one costs no training.
+    Raises ValueError where something cannot be measured, so that it costs no training.
     """
+    if measure.latency is not None:
+        latency.check(llm, measure.latency)
     if measure.kl is None:
         return None
     adapted = hasattr(llm, "peft_config")

@@ -85,7 +85,7 @@ def test_no_loss_is_passed_off_as_a_metric_that_is_known_at_the_end(make_trial: 
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ("kl", "'kl' is measured only where it is asked for: add 'measure: {kl: base}"),
+        ("kl", "'kl' is measured only where it is asked for: add 'measure: {kl: base}' to"),
         ("latency_s", "'latency_s' is measured only where .* add 'measure: {latency: {}}"),
         ("eval_los", "'eval_los' is not measured by this objective; did you mean 'eval_loss'"),
     ],

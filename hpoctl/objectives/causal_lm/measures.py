@@ -19,7 +19,7 @@ FREE = (
     *("tokens_per_second", "samples_per_second", "train_seconds", "gpu_hours"),
     *("memory_gb", "host_memory_gb", "parameters", "trainable_parameters", "model_mb"),
 )
-_ASKED_FOR = {"kl": "{kl: base}, or a teacher's name or folder", "latency_s": "{latency: {}}"}
+_ASKED_FOR = {"kl": "{kl: base}", "latency_s": "{latency: {}}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

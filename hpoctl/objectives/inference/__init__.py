@@ -34,7 +34,7 @@ MEASURED = (
     *("exact_match", "token_f1", "rouge_l", "distinct_1", "distinct_2", "repetition"),
     *("new_tokens", "latency_s", "tokens_per_second", "memory_gb", "host_memory_gb"),
 )
-_ASKED_FOR = {"perplexity": "{perplexity: self}, or a scorer's name or folder"}
+_ASKED_FOR = {"perplexity": "{perplexity: self}"}
 
 
 def prepare(args: Mapping[str, object]) -> None:

@@ -87,7 +87,7 @@ def test_no_loss_is_passed_off_as_a_metric_that_is_known_at_the_end(make_trial: 
     [
         ("kl", "'kl' is measured only where it is asked for: add 'measure: {kl: base}' to"),
         ("latency_s", "'latency_s' is measured only where .* add 'measure: {latency: {}}"),
-        ("eval_los", "'eval_los' is not measured by this objective; did you mean 'eval_loss'"),
+        ("eval_los", "'eval_los' is not measured; did you mean 'eval_loss'"),
     ],
 )
 def test_a_metric_that_is_not_measured_is_refused_before_training(

@@ -72,7 +72,10 @@ def check_metrics(wanted: Sequence[str], measure: Measure) -> None:
 def check_known(
     wanted: Sequence[str], free: Sequence[str], at_a_price: Mapping[str, str], asked: Sequence[str]
 ) -> None:
-    """Raises ValueError for a metric that is neither free nor asked for, and says how to ask."""
+    """Raises ValueError for a metric that has to be asked for and was not, or that is misspelt.
+
+    Any other name may be that of an objective which calls this one.
+    """
     known = [*free, *at_a_price]
     for name in wanted:
         if name in at_a_price and name not in asked:
@@ -80,7 +83,6 @@ def check_known(
                 f"metrics: '{name}' is measured only where it is asked for: add"
                 f" 'measure: {at_a_price[name]}' to objective_args"
             )
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"metrics: '{name}' is not measured by this objective; {hint}")
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if close and name not in known:
+            raise ValueError(f"metrics: '{name}' is not measured; did you mean '{close[0]}'?")

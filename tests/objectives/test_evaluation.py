@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import GPT2LMHeadModel, Trainer, TrainerState, TrainingArguments
+from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from hpoctl.objectives.causal_lm import create_llm
-from hpoctl.objectives.causal_lm.evaluation import ExactTrainer, Meter, totals
+from hpoctl.objectives.causal_lm.evaluation import ExactTrainer, totals
+from hpoctl.objectives.causal_lm.meter import Meter, Reading
 
 Rows = Sequence[Mapping[str, list[int]]]
 LENGTHS = (12, 3, 7, 12, 5)  # in batches of two: padding in each, and a short last batch
@@ -55,18 +56,14 @@ def trainer(llm: GPT2LMHeadModel, folder: Path, **given: object) -> ExactTrainer
         "save_strategy": "no",
         **given,
     }
-    meter = Meter()
-    made = ExactTrainer(
+    return ExactTrainer(
         model=llm,
         args=TrainingArguments(**arguments),  # type: ignore[arg-type]  # names and values in a dict
         train_dataset=rows(),
         eval_dataset=rows(),
         data_collator=padded,
-        callbacks=[meter],
         compute_metrics=totals,
     )
-    made.meter = meter
-    return made
 
 
 def by_hand(llm: GPT2LMHeadModel) -> tuple[float, float]:
@@ -129,28 +126,25 @@ def test_a_text_without_anything_to_predict_is_refused(tmp_path: Path) -> None:
         made.evaluate(nothing)  # type: ignore[arg-type]  # a list has all that a Dataset needs
 
 
-def test_the_meter_counts_tokens_but_no_padding_and_no_evaluation(tmp_path: Path) -> None:
-    made = trainer(tiny(), tmp_path, num_train_epochs=2, eval_strategy="steps", eval_steps=1)
-    made.train()
-    read = made.meter.read()
-    assert read["rows"] == 2 * len(LENGTHS)
-    assert read["tokens"] == 2 * sum(LENGTHS)
-    assert 0 < read["training"] < read["seconds"] - made.meter.evaluating
-
-
-def test_a_meter_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
-    steps: Mapping[str, object] = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
-    first = trainer(tiny(), tmp_path, **steps)
-    first.train()
-    before = TrainerState.load_from_json(str(tmp_path / "checkpoint-3" / "trainer_state.json"))
-    second = trainer(tiny(), tmp_path, **steps)
-    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    read = second.meter.read()
-    assert read["tokens"] == 2 * sum(LENGTHS)
-    assert read["rows"] == 2 * len(LENGTHS)
-    saved = before.stateful_callbacks
-    assert isinstance(saved, dict)
-    assert read["seconds"] > saved["Meter"]["attributes"]["seconds"] > 0
+def test_a_meter_counts_no_padding_and_goes_on_where_another_stopped() -> None:
+    first = Meter()
+    first.start()
+    first.count(padded(rows()))
+    with first.evaluating():
+        pass
+    first.stop()
+    with first.evaluating():  # the last one, after the training
+        pass
+    read = first.read()
+    assert (read.rows, read.tokens) == (len(LENGTHS), sum(LENGTHS))
+    assert 0 <= read.evaluate_s <= read.train_s <= read.trial_s
+    second = Meter(before=read)
+    second.start()
+    second.count({"input_ids": torch.zeros(2, 7)})
+    then = second.read()
+    assert (then.rows, then.tokens) == (len(LENGTHS) + 2, sum(LENGTHS) + 14)
+    assert then.train_s >= read.train_s
+    assert Meter(before=Reading(trial_s=3600)).read().trial_s >= 3600
 
 
 @pytest.fixture(autouse=True)

@@ -170,15 +170,14 @@ def test_a_high_repetition_penalty_leaves_little_repetition(infer: Infer) -> Non
     assert with_it["distinct_1"] > without["distinct_1"]
 
 
-def test_beams_find_what_the_model_holds_for_likelier(
-    args: Mapping[str, object], make_trial: MakeTrial
-) -> None:
-    judged = {**args, "measure": {"perplexity": "self"}}
-    greedy, beams = (
-        inference.objective(make_trial(searched(num_beams=n), judged, metrics=("perplexity",)))
-        for n in (1, 4)
+def test_beams_are_followed_at_once(model: Trained) -> None:
+    rows: list[int] = []
+    hook = model.llm.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    assert beams["perplexity"] < greedy["perplexity"]
+    generation.generate(model, CASES, settings.read(FEW, {"num_beams": 4}), seed=1)
+    hook.remove()
+    assert rows[-1] == 4 * len(CASES)
 
 
 def test_perplexity_is_that_of_the_continuations_alone(model: Trained) -> None:

@@ -19,17 +19,19 @@ import os
 import time
 from collections.abc import Mapping
 
-from hpoctl.objectives.causal_lm import footprint, measures, models
+from hpoctl.objectives.causal_lm import footprint, measures, models, ranks
+from hpoctl.objectives.causal_lm.arguments import fields, rungs, training_arguments
 from hpoctl.objectives.causal_lm.models import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
-from hpoctl.objectives.causal_lm.training import create_trainer, fields, run, save
+from hpoctl.objectives.causal_lm.training import create_trainer, run, save
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
 
 __all__ = ["create_llm", "objective", "prepare"]
 
-_GROUPS = ("dataset", "model", "training", "measure", "save")
+_GROUPS = ("dataset", "model", "training", "measure", "save", "keep_checkpoint", "processes")
 _SEARCHED = ("model", "training")
+checkpoints = True  # a trial that was cut off goes on where it was
 
 
 def prepare(args: Mapping[str, object]) -> None:
@@ -46,10 +48,11 @@ def prepare(args: Mapping[str, object]) -> None:
 
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     fields(group(args, "training"), {})
+    ranks.count(args)
     # Named but not used: the import takes seconds, and every child inherits it.
-    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
+    from transformers import GPT2LMHeadModel  # noqa: F401  # children inherit it
 
-    from hpoctl.objectives.causal_lm import results  # noqa: F401  # and this
+    from hpoctl.objectives.causal_lm import results  # noqa: F401  # children inherit it
 
     corpus(source)
     if measure.kl not in (None, "base"):
@@ -62,10 +65,16 @@ def objective(trial: Trial) -> dict[str, float]:
     """Train one GPT-2; return what was measured of it (`measures`).
 
     Reports the sweep's first metric at every evaluation. Raises ValueError or Infeasible, before
-    any training, on values that cannot be used; Pruned; and FloatingPointError where the loss is no
-    number any more.
+    any training, on values that cannot be used; Pruned; Checkpointed; and FloatingPointError where
+    the loss is no number any more.
     """
-    began = time.perf_counter()
+    processes = ranks.count(trial.args)
+    return _train(trial) if processes == 1 else ranks.spread(trial, processes, _train)
+
+
+def _train(trial: Trial) -> dict[str, float]:
+    """The objective, on one rank."""
+    began = time.monotonic()
     footprint.reset_peaks()
     check_names(trial.args, _GROUPS)
     measure = measures.read(group(trial.args, "measure"))
@@ -84,15 +93,18 @@ def objective(trial: Trial) -> dict[str, float]:
     from hpoctl.objectives.causal_lm import results
 
     torch.set_num_threads(trial.cpus)
+    made = training_arguments(training, trial, ranks.world_of(trial))
     text = corpus(source)
     set_seed(trial.seed)
     vocab_size = text.tokenizer.get_vocab_size()
     llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
-    trainer = create_trainer(llm, text, training, trial)
-    trainer.meter.began = began
     teacher = results.prepare(measure, model, llm, text)
-    seconds, _ = run(trainer)
-    found = results.collect(trainer, llm, text, measure, teacher)
+    trainer = create_trainer(llm, text, made, trial, rungs(training))
+    trainer.follower.meter.began = began
+    trained = run(trainer)
+    found = results.collect(trainer, trained, llm, text, measure, teacher)
     if trial.args.get("save"):  # the last: saving may merge an adapter into the weights
         save(trainer, text.tokenizer, trial.dir / "model")
-    return {**found, "train_seconds": seconds}
+    if not trial.args.get("keep_checkpoint"):
+        trainer.tidy()
+    return found

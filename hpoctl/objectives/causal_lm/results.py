@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from transformers import PreTrainedModel
 
 from hpoctl.objectives.causal_lm import footprint, latency, teacher
-from hpoctl.objectives.causal_lm.evaluation import ExactTrainer
 from hpoctl.objectives.causal_lm.measures import Measure
 from hpoctl.objectives.causal_lm.text import Corpus
+from hpoctl.objectives.causal_lm.trainer import TrialTrainer
+from hpoctl.objectives.causal_lm.training import Trained
 
 
 def prepare(
@@ -39,7 +40,8 @@ def prepare(
 
 
 def collect(
-    trainer: ExactTrainer,
+    trainer: TrialTrainer,
+    trained: Trained,
     llm: PreTrainedModel,
     text: Corpus,
     measure: Measure,
@@ -60,11 +62,12 @@ def collect(
     if measure.latency is not None:
         rows = (row["input_ids"].tolist() for row in text.validation)
         found.update(latency.measure(llm, rows, measure.latency))
-    meter, ranks = trainer.meter.read(), trainer.accelerator.num_processes
-    per_second = ranks / meter["training"] if meter["training"] else 0.0
+    meter = trainer.follower.meter.read()
+    stepping = meter.train_s - meter.evaluate_s
     return {
         **found,
-        "tokens_per_second": meter["tokens"] * per_second,
-        "samples_per_second": meter["rows"] * per_second,
-        "gpu_hours": meter["seconds"] * footprint.gpus() / 3600,
+        "tokens_per_second": trained.tokens / stepping if stepping else 0.0,
+        "samples_per_second": trained.rows / stepping if stepping else 0.0,
+        "train_seconds": trained.seconds,
+        "gpu_hours": meter.trial_s * footprint.gpus() / 3600,
     }

@@ -21,7 +21,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
-	$(VENV)/bin/shellcheck --external-sources slurm/worker.sh slurm/devcluster/devcluster tests/services
+	$(VENV)/bin/shellcheck --external-sources slurm/worker.sh slurm/container.sh slurm/devcluster/devcluster tests/services
 
 services:
 	tests/services

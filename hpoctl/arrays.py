@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FEEDING = (TaskState.PENDING, TaskState.RUNNING, TaskState.REQUEUED, TaskState.SUSPENDED)
 _LAST_S = 60.0  # that the last worker waits for the others to be gone in Slurm's eyes too
+_OTHERS_S = 10.0  # that any other one waits for the same
 _LOOK_S = 2.0
 
 _LONGEST_S = 150.0  # that somebody who lives may take to hand over one array: two commands of 60 s
@@ -38,7 +40,9 @@ _LONGEST_S = 150.0  # that somebody who lives may take to hand over one array: t
 class Backend(Protocol):
     """What a module of `backends/` offers."""
 
-    def script(self, array: JobArray, sweep: Sweep, run_dir: RunDir) -> str: ...
+    def script(
+        self, array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None
+    ) -> str: ...
     def submit(
         self, script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
     ) -> str: ...
@@ -51,7 +55,7 @@ class Backend(Protocol):
     def charges(self, ids: Sequence[str], run_dir: RunDir) -> tuple[Charge, ...] | None: ...
     def remembered(self, run_dir: RunDir) -> tuple[Charge, ...] | None: ...
     def cancel(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
-    def limits(self) -> Limits: ...
+    def limits(self, newer_than: float) -> Limits: ...
     def room(self, caps: Sequence[Cap]) -> int | None: ...
     def withdraw(self, ids: Sequence[str], run_dir: RunDir) -> None: ...
     def why(self, ids: Sequence[str]) -> tuple[Delay, ...]: ...
@@ -120,54 +124,67 @@ def left(run: Run, run_dir: RunDir) -> tuple[JobArray, ...]:
     return tuple(array for array in run.arrays if array.name not in accepted)
 
 
-def feed(run: Run, run_dir: RunDir, sweep: Sweep, waits: Callable[[], bool]) -> int:
-    """From inside an allocation: submits what there is room for by now, if any trial `waits`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feeder:
+    """From inside an allocation: submits the arrays that there was no room for.
 
-    Gives how many arrays. A worker has better things to do than to fail on this: who starts or
-    leaves next tries again.
+    `waits` says whether any trial does, `avoided` the nodes that are broken. A worker has better
+    things to do than to fail on this: who starts or leaves next tries again.
     """
-    missing = len(left(run, run_dir)) if run.fed else 0
-    newest = max((submission.at for submission in run_dir.submissions()), default=0.0)
-    if not missing or run_dir.cancelled_at() > newest or not waits():
-        return 0
-    try:
-        hand_over(run.arrays, sweep, run_dir, run.backend, caps=run.fed, resumed=True)
-    except (BatchSystemError, LockLost, OSError) as refused:
-        log.warning("no further array submitted from here: %s", refused)
-    done = missing - len(left(run, run_dir))
-    if done:
-        log.info("submitted %d further arrays of this run", done)
-    return done
 
+    run: Run
+    run_dir: RunDir
+    sweep: Sweep
+    waits: Callable[[], bool]
+    avoided: Callable[[], Collection[str]] = tuple
 
-def feed_at_start(run: Run, run_dir: RunDir, sweep: Sweep, waits: Callable[[], bool]) -> None:
-    """`feed`, unless another worker is at it."""
-    if not _lock(run_dir).link.is_symlink():
-        feed(run, run_dir, sweep, waits)
-
-
-def feed_at_end(
-    run: Run,
-    run_dir: RunDir,
-    sweep: Sweep,
-    waits: Callable[[], bool],
-    ended: Callable[[], Collection[str]],
-) -> None:
-    """`feed`, where nobody comes after us until those that have ended count no more in Slurm.
-
-    `ended` gives the tasks whose workers have left: what they did for the last time lies behind
-    them. Tasks that leave at the same moment would otherwise each see the others as still there.
-    """
-    deadline = time.monotonic() + _LAST_S
-    while not feed(run, run_dir, sweep, waits):
-        if not (run.fed and left(run, run_dir)) or min(cap.value for cap in run.fed) == 1:
-            return
-        ids = [submission.id for submission in run_dir.submissions()]
+    def feed(self) -> int:
+        """Submits what there is room for by now, if any trial waits, and gives how many arrays."""
+        missing = len(left(self.run, self.run_dir)) if self.run.fed else 0
+        newest = max((submission.at for submission in self.run_dir.submissions()), default=0.0)
+        if not missing or self.run_dir.cancelled_at() > newest or not self.waits():
+            return 0
+        exclude = tuple(self.avoided())
+        pieces = [
+            replace(array, exclude=tuple(dict.fromkeys((*array.exclude, *exclude))))
+            for array in self.run.arrays
+        ]
+        name, caps = self.run.backend, self.run.fed
         try:
-            tasks = BACKENDS[run.backend].tasks(ids, run_dir)
-        except BatchSystemError:
-            return
-        there = {task.task for task in tasks if task.state in _FEEDING}
-        if there - set(ended()) or not waits() or time.monotonic() > deadline:
-            return
-        time.sleep(_LOOK_S)
+            hand_over(pieces, self.sweep, self.run_dir, name, caps=caps, resumed=True)
+        except (BatchSystemError, LockLost, OSError) as refused:
+            log.warning("no further array submitted from here: %s", refused)
+        done = missing - len(left(self.run, self.run_dir))
+        if done:
+            log.info("submitted %d further arrays of this run", done)
+        return done
+
+    def feed_at_start(self) -> None:
+        """`feed`, unless another worker is at it."""
+        if not _lock(self.run_dir).link.is_symlink():
+            self.feed()
+
+    def feed_at_end(self, ended: Callable[[], Collection[str]], task: str) -> None:
+        """`feed`, where nobody comes after us until those that have ended count no more in Slurm.
+
+        `ended` gives the tasks whose workers have left: what they did for the last time lies behind
+        them. Tasks that leave at the same moment would otherwise each see the others as still
+        there. Where all of them wait so, they all count: all but the first one, by its name, give
+        up soon.
+        """
+        begun = time.monotonic()
+        while not self.feed():
+            run = self.run
+            if not (run.fed and left(run, self.run_dir)) or min(c.value for c in run.fed) == 1:
+                return
+            ids = [submission.id for submission in self.run_dir.submissions()]
+            try:
+                tasks = BACKENDS[run.backend].tasks(ids, self.run_dir)
+            except BatchSystemError:
+                return
+            there = {known.task for known in tasks if known.state in _FEEDING}
+            patience_s = _LAST_S if task == min(there, default=task) else _OTHERS_S
+            late = time.monotonic() > begun + patience_s
+            if there - set(ended()) or not self.waits() or late:
+                return
+            time.sleep(_LOOK_S)

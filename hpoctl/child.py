@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import multiprocessing
 import os
 import random
 import signal
@@ -141,7 +142,8 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
 def _leave_the_worker_behind(errand: Errand) -> None:
     os.setpgrp()  # so that the worker can end the trial with all that it started
     signal.signal(signal.SIGHUP, lambda number, frame: os.killpg(0, signal.SIGKILL))
-    end_with_parent(signal.SIGHUP)
+    worker = multiprocessing.parent_process()
+    end_with_parent(signal.SIGHUP, os.getppid() if worker is None else worker.pid or 0)
     for warning in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         # The worker decides, and the trial is finished. Not SIG_IGN, which programs would inherit.
         signal.signal(warning, lambda number, frame: None)

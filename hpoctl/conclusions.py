@@ -92,7 +92,8 @@ class Conclusions:
         if self.backend is not BackendName.SLURM:
             return
         try:
-            slurm.exclude([s.id for s in self.run_dir.submissions()], nodes, self.sweep)
+            ids = [submission.id for submission in self.run_dir.submissions()]
+            slurm.exclude(ids, nodes, self.sweep, self.run_dir)
         except BatchSystemError as wrong:
             log.warning("%s may still be given to tasks that wait: %s", ", ".join(nodes), wrong)
 

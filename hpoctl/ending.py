@@ -31,6 +31,7 @@ class Ending:
     grace_s: float
     told: signal.Signals | None = None
     told_at: float = math.inf
+    _warned: bool = field(default=False, init=False)
     _wakeup: tuple[int, int] = field(default_factory=os.pipe, init=False)
 
     def listen(self) -> None:
@@ -41,7 +42,7 @@ class Ending:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         warns = number == signal.SIGUSR2
         if warns and self.clock.left_s(time.time()) <= self.warning_s + _EARLY_S:
-            pass  # the clock knows that already, and when exactly
+            self._warned = True  # the clock knows that, or will by the next look
         elif self.told is not signal.SIGTERM:
             self.told, self.told_at = signal.Signals(number), time.time()
         os.write(self._wakeup[1], b"!")
@@ -60,6 +61,13 @@ class Ending:
         """What is kept of the allocation to write down how its last trial ended."""
         return self.warning_s * _RESERVE
 
+    def left_s(self, now: float) -> float:
+        """Seconds to the end; asked of the batch system after its warning, as it may be earlier."""
+        if self._warned:
+            self._warned = False
+            self.clock.refresh()
+        return self.clock.left_s(now)
+
     def is_near(self, now: float) -> bool:
         """Whether the trial shall save itself; asks the batch system before it says so."""
         if self.told is not None:
@@ -75,7 +83,7 @@ class Ending:
         return None
 
     def _is_left(self, seconds: float, now: float) -> bool:
-        if self.clock.left_s(now) > seconds:
+        if self.left_s(now) > seconds:
             return False
         self.clock.refresh()
         return self.clock.left_s(now) <= seconds

@@ -140,8 +140,9 @@ def _walltime_problems(ask: Demand, offer: str | None, limits: Limits) -> Iterat
     found = walltime_caps(limits, ask, offer)
     if found and ask.minutes > (least := min(found, key=lambda cap: cap.value)).value:
         allowed = span(least.value)
+        verb = "may have" if least.mine else "allows"
         yield (
-            f"resources.time is {span(ask.minutes)}, {least.holder} allows {allowed}"
+            f"resources.time is {span(ask.minutes)}, {least.holder} {verb} {allowed}"
             f" ({least.name}): use time: {allowed}"
         )
 

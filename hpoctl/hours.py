@@ -75,7 +75,7 @@ class _Life:
     def line(self, until: Until, span: _Span | None) -> Line:
         """With the length that Slurm knows, where it does."""
         last = self.workers[-1]
-        own_s = max(0.0, until(last) - self.begun)
+        own_s = max(0.0, _in_accounting(last, until(last)) - self.begun)
         own = _Span(last.task, self.begun, own_s, last.gpus, "worker")
         known = span or own
         startup_s = sum((w.ready_at or until(w)) - w.started_at for w in self.workers)
@@ -172,6 +172,15 @@ def _lives(workers: Iterable[WorkerRecord]) -> list[_Life]:
 
     ordered = sorted(workers, key=lambda worker: (*key(worker), worker.life))
     return [_Life(workers=tuple(lives)) for _, lives in groupby(ordered, key)]
+
+
+def _in_accounting(worker: WorkerRecord, until: float) -> float:
+    """Until when a worker counts, by its own word.
+
+    A scancel, a requeue, a preemption and the end of the walltime end a task in Slurm's books when
+    its SIGTERM is sent. What the worker finishes within KillWait is not charged.
+    """
+    return min(until, worker.told_at) if worker.told == "SIGTERM" and worker.told_at else until
 
 
 def _training_s(worker: WorkerRecord, until: float) -> float:

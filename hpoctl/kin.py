@@ -13,9 +13,11 @@ _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its pa
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans among its descendants become its children
 
 
-def end_with_parent(number: signal.Signals) -> None:
-    """Lets the kernel send this process a signal when its parent dies, whatever way."""
+def end_with_parent(number: signal.Signals, parent: int) -> None:
+    """Lets the kernel send this process a signal when its parent dies, or if that has just died."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def adopt_orphans() -> None:

@@ -6,10 +6,10 @@ Pure values and functions; how the arrays reach a batch system is the backends' 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from random import Random
 from typing import TYPE_CHECKING
 
 from hpoctl.errors import ConfigError
@@ -19,6 +19,7 @@ from hpoctl.words import Mode
 
 if TYPE_CHECKING:  # a command that only reads a study plans nothing
     from hpoctl.limits import Cap
+    from hpoctl.samplers import Qmc
     from hpoctl.sweep import Estimate, Sweep
 
 
@@ -65,19 +66,44 @@ class Plan:
 
 
 def queue(sweep: Sweep) -> Iterator[Params]:
-    """The parameters of each trial in order; an empty one is filled by the sampler at its claim."""
-    from hpoctl.sweep import Grid, Manual, Tpe
+    """The parameters of each trial in order; what is missing of one is chosen at its claim.
 
+    A queue for more trials begins alike.
+    """
+    from hpoctl.samplers import Grid, Manual, Qmc, Random
+
+    space, starts = sweep.search_space, sweep.starts
     match sweep.sampler:
         case Grid():
-            yield from sweep.search_space.grid()
+            yield from space.grid()
         case Manual(points=points):
             yield from points
-        case Tpe():
-            yield from itertools.repeat({}, sweep.trials)
-        case _:
+        case Random():
             for number in range(sweep.trials):
-                yield sweep.search_space.draw(Random(derive_seed(sweep.seed, number)))
+                known = starts[number] if number < len(starts) else {}
+                yield space.draw(random.Random(derive_seed(sweep.seed, number)), known)
+        case Qmc():
+            yield from _without_gaps(sweep, sweep.sampler)
+        case _:
+            yield from starts
+            yield from itertools.repeat({}, sweep.trials - len(starts))
+
+
+def _without_gaps(sweep: Sweep, sampler: Qmc) -> Iterator[Params]:
+    from hpoctl.sequence import low_discrepancy
+
+    space = sweep.search_space
+    for number, known in enumerate(sweep.starts):
+        yield space.draw(random.Random(derive_seed(sweep.seed, number)), known)
+    points = low_discrepancy(
+        sampler.qmc_type,
+        dimensions=len(space.parameters),
+        count=sweep.trials - len(sweep.starts),
+        scramble=sampler.scramble,
+        seed=sweep.seed,
+    )
+    for point in points:
+        yield space.at(dict(zip(space.parameters, point, strict=True)))
 
 
 def cost(sweep: Sweep, *, starts: int, startups: int, trials: int) -> Cost | None:

@@ -103,7 +103,7 @@ class WorkerRecord:
     `trial` is what it has claimed and not ended, as the study says; it began at `trial_at`. A batch
     system that queues a task again counts `restarts`. What it gave to this life, it gave at
     `allocated_at`, before the minutes that `setup` may take. `told` is the signal by which it was
-    told to go: a worker that is gone after one was no victim of its trial.
+    told to go, at `told_at`: a worker that is gone after one was no victim of its trial.
     """
 
     task: str
@@ -124,6 +124,7 @@ class WorkerRecord:
     allocated_at: float | None = None
     trial_at: float | None = None
     told: str | None = None
+    told_at: float | None = None
 
     @property
     def id(self) -> WorkerId:

@@ -154,6 +154,20 @@ class RunDir:
         partial.write_text(json.dumps(asdict(run), indent=2, default=str) + "\n")
         partial.replace(self.plan_file)
 
+    def remove(self, run: Run) -> None:
+        """Takes away a run that was never submitted; what is not of the run stays, and its folder.
+
+        The sweep file goes, so one that was written elsewhere is untouched.
+        """
+        scripts = [self.script(array.name) for array in run.arrays]
+        journal = self.path.glob(f"{self.journal.name}*")
+        locks = self.path.glob(f"{self.plan_file.name}.lock*")
+        for file in (*scripts, *journal, *locks, self.sweep_file, self.ledger, self.plan_file):
+            file.unlink(missing_ok=True)
+        for folder in (self.logs, self.trials, self.path):
+            with suppress(OSError):  # not empty, so not only ours
+                folder.rmdir()
+
     def run(self) -> Run:
         """What `submit` decided. Raises StudyError where there is no run."""
         try:

@@ -1,4 +1,4 @@
-"""The search space: which parameters there are and which values each may take.
+"""The search space: which parameters there are, and which of them a trial has.
 
 Knows neither YAML nor Optuna. A parameter's name is its path in the sweep file joined by dots
 (`training.learning_rate`); `nest` turns flat parameters back into the shape of the file.
@@ -6,159 +6,230 @@ Knows neither YAML nor Optuna. A parameter's name is its path in the sweep file 
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from random import Random
 
-Value = None | bool | int | float | str
-Params = Mapping[str, Value]
+from hpoctl.distributions import Categorical as Categorical
+from hpoctl.distributions import Distribution as Distribution
+from hpoctl.distributions import Float as Float
+from hpoctl.distributions import Int as Int
+from hpoctl.distributions import Params as Params
+from hpoctl.distributions import Value as Value
+from hpoctl.distributions import word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Float:
-    """A real number from `low` to `high`, both included; `log` draws its order of magnitude."""
+class Condition:
+    """Parameter `name` is there and has one of `values`."""
 
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    name: str
+    values: tuple[Value, ...]
 
-    def __post_init__(self) -> None:
-        _check_range(self.low, self.high, log=self.log)
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step is {self.step:g}: it must be above 0")
-        if self.step is not None and self.log:
-            raise ValueError("log and step exclude each other: leave one out")
-
-    def grid(self) -> tuple[Value, ...]:
-        if self.step is None:
-            if self.low == self.high:
-                return (self.low,)
-            raise ValueError("a continuous range has no grid: give it a step, or list the values")
-        low, step = Decimal(str(self.low)), Decimal(str(self.step))
-        cells = int((Decimal(str(self.high)) - low) / step) + 1
-        return tuple(float(low + step * i) for i in range(cells))
-
-    def draw(self, rng: Random) -> Value:
-        if self.step is not None:
-            return rng.choice(self.grid())
-        if not self.log:
-            return rng.uniform(self.low, self.high)
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)
-
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        return self.low <= value <= self.high
+    def holds(self, point: Params) -> bool:
+        return self.name in point and point[self.name] in self.values
 
     def __str__(self) -> str:
-        step = f" in steps of {self.step:g}" if self.step is not None else ""
-        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}{step}"
+        return f"{self.name} is {' or '.join(word(value) for value in self.values)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Int:
-    """A whole number from `low` to `high`, both included, in steps of `step`."""
+class SpaceError(ValueError):
+    """What does not fit about a parameter: its name, the key to change, and how."""
 
-    low: int
-    high: int
-    log: bool = False
-    step: int = 1
-
-    def __post_init__(self) -> None:
-        _check_range(self.low, self.high, log=self.log)
-        if self.step < 1:
-            raise ValueError(f"step is {self.step}: it must be 1 or more")
-        if self.step != 1 and self.log:
-            raise ValueError("log and step exclude each other: leave one out")
-
-    def grid(self) -> tuple[Value, ...]:
-        return tuple(range(self.low, self.high + 1, self.step))
-
-    def draw(self, rng: Random) -> Value:
-        if not self.log:
-            return rng.randrange(self.low, self.high + 1, self.step)
-        drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
-        return min(max(round(drawn), self.low), self.high)
-
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return False
-        return value in range(self.low, self.high + 1, self.step)
-
-    def __str__(self) -> str:
-        step = f" in steps of {self.step}" if self.step != 1 else ""
-        return f"{self.low} to {self.high}{' (log)' if self.log else ''}{step}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Categorical:
-    """One of `choices`, in no order."""
-
-    choices: tuple[Value, ...]
-
-    def __post_init__(self) -> None:
-        if not self.choices:
-            raise ValueError("values is empty: list at least one")
-        seen: list[Value] = []
-        for choice in self.choices:
-            if choice in seen:  # as Optuna compares: it takes True for 1, and False for 0
-                twin = seen[seen.index(choice)]
-                also = "" if repr(twin) == repr(choice) else f", as {twin!r}"
-                raise ValueError(f"value {choice!r} stands twice{also}")
-            seen.append(choice)
-
-    def grid(self) -> tuple[Value, ...]:
-        return self.choices
-
-    def draw(self, rng: Random) -> Value:
-        return rng.choice(self.choices)
-
-    def __contains__(self, value: object) -> bool:
-        return value in self.choices
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join("null" if c is None else str(c) for c in self.choices)
-
-
-Distribution = Float | Int | Categorical
-
-
-def _check_range(low: float, high: float, *, log: bool) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("min and max must be finite numbers")
-    if low > high:
-        raise ValueError(f"min {low:g} is above max {high:g}: swap them")
-    if log and low <= 0:
-        raise ValueError(f"min is {low:g}: a logarithm needs a min above 0")
+    def __init__(self, name: str, key: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """The parameters of a sweep by dotted name, in the order of the file."""
+    """The parameters of a sweep by dotted name, in the order of the file.
+
+    One that depends on others comes after them: it is there only where all its conditions in `when`
+    hold, and its value divides that of another one that it names in `divides`, if that is there.
+    `priors` are values believed to be good. Raises SpaceError.
+    """
 
     parameters: Mapping[str, Distribution]
+    when: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
+    divides: Mapping[str, str] = field(default_factory=dict)
+    priors: Params = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {name: self.parameters[name] for name in self._in_order()}
+        object.__setattr__(self, "parameters", given)
+        for name in self.when:
+            self._refuse_never(name)
+        for name, other in self.divides.items():
+            self._refuse_indivisible(name, other)
+
+    # Which parameters there are
+
+    def is_there(self, name: str, point: Params) -> bool:
+        """Whether a trial with this point, as far as it is known, has a parameter."""
+        return all(condition.holds(point) for condition in self.when.get(name, ()))
+
+    def fits(self, name: str, value: Value, point: Params) -> bool:
+        """Whether a value goes with those that a point has already."""
+        other = point.get(self.divides.get(name, ""))
+        return not (isinstance(other, int) and isinstance(value, int)) or other % value == 0
+
+    def fitting(self, name: str, point: Params) -> tuple[Value, ...]:
+        """The values of a parameter with `divides` that go with a point."""
+        return tuple(v for v in self.parameters[name].grid() if self.fits(name, v, point))
+
+    def whole(self, point: Params) -> Params | None:
+        """A point in the order of the file; None where it lacks what a trial with it needs."""
+        try:
+            return self.fill(lambda name, _: point[name])
+        except KeyError:
+            return None
+
+    def fill(self, choose: Callable[[str, Params], Value]) -> Params:
+        """A whole point: each parameter that is there is chosen in turn, by those before it."""
+        point: dict[str, Value] = {}
+        for name in self.parameters:
+            if self.is_there(name, point):
+                point[name] = choose(name, point)
+        return point
+
+    # Points
 
     def size(self) -> int | None:
-        """Number of cells of the grid, or None where a range is continuous."""
+        """Number of cells of the grid, or None where a range is continuous.
+
+        Counts without making them: what matters of a cell is what later parameters depend on.
+        """
         try:
-            return math.prod(len(d.grid()) for d in self.parameters.values())
+            columns = {name: d.grid() for name, d in self.parameters.items()}
         except ValueError:
             return None
+        last = {other: name for name in columns for other in self._needs(name)}
+        cells: Mapping[tuple[tuple[str, Value], ...], int] = {(): 1}
+        for name, column in columns.items():
+            more: Counter[tuple[tuple[str, Value], ...]] = Counter()
+            for known, count in cells.items():
+                kept = tuple(pair for pair in known if last[pair[0]] != name)
+                if not self.is_there(name, dict(known)):
+                    more[kept] += count
+                elif name in last:
+                    for value in self._column(name, column, dict(known)):
+                        more[(*kept, (name, value))] += count
+                else:
+                    more[kept] += count * len(self._column(name, column, dict(known)))
+            cells = more
+        return sum(cells.values())
 
     def grid(self) -> Iterator[Params]:
         """Every cell once, the last parameter turning fastest. Raises ValueError if continuous."""
-        names = tuple(self.parameters)
-        columns = [self.parameters[name].grid() for name in names]
-        return (dict(zip(names, cell, strict=True)) for cell in itertools.product(*columns))
+        cells: Iterator[Params] = iter([{}])
+        for name, distribution in self.parameters.items():
+            cells = self._turn(cells, name, distribution.grid())
+        return cells
 
-    def draw(self, rng: Random) -> Params:
-        """One independent random point."""
-        return {name: d.draw(rng) for name, d in self.parameters.items()}
+    def _turn(
+        self, cells: Iterable[Params], name: str, column: Sequence[Value]
+    ) -> Iterator[Params]:
+        for cell in cells:
+            if self.is_there(name, cell):
+                for value in self._column(name, column, cell):
+                    yield {**cell, name: value}
+            else:
+                yield cell
+
+    def _column(self, name: str, column: Sequence[Value], point: Params) -> Sequence[Value]:
+        return self.fitting(name, point) if name in self.divides else column
+
+    def draw(self, rng: Random, known: Params | None = None) -> Params:
+        """One independent random point, with the values that are known."""
+        shares = {name: rng.random() for name in self.parameters}
+        return self.at(shares, known)
+
+    def at(self, shares: Mapping[str, float], known: Params | None = None) -> Params:
+        """The point at a share, from 0 to below 1, of each parameter's values; with those known."""
+        given = known or {}
+
+        def choose(name: str, point: Params) -> Value:
+            if name in given:
+                return given[name]
+            if name not in self.divides:
+                return self.parameters[name].at(shares[name])
+            fitting = self.fitting(name, point)
+            return fitting[int(shares[name] * len(fitting))]
+
+        return self.fill(choose)
+
+    def prior_point(self) -> Params:
+        """The parameters with a prior, as far as they are there by the priors of others."""
+        point: dict[str, Value] = {}
+        for name in self.parameters:
+            known = self.divides.get(name, name) in (*point, name)
+            if name in self.priors and known and self.is_there(name, point):
+                point[name] = self.priors[name]
+        return point
+
+    # What cannot be
+
+    def _needs(self, name: str) -> list[str]:
+        """The parameters that this one depends on."""
+        others = [condition.name for condition in self.when.get(name, ())]
+        return [*others, *([self.divides[name]] if name in self.divides else [])]
+
+    def _in_order(self) -> list[str]:
+        """All names in the order of the file, but none before one that it depends on."""
+        try:
+            TopologicalSorter({name: self._needs(name) for name in self.parameters}).prepare()
+        except CycleError as wrong:
+            circle = [str(name) for name in wrong.args[1]][::-1]
+            key = "when" if circle[0] in self.when else "divides"
+            how = " depends on ".join(circle)
+            raise SpaceError(circle[0], key, f"goes in a circle: {how}") from None
+        placed: dict[str, None] = {}
+
+        def place(name: str) -> None:
+            for other in self._needs(name):
+                place(other)
+            placed.setdefault(name)
+
+        for name in self.parameters:
+            place(name)
+        return list(placed)
+
+    def _refuse_never(self, name: str) -> None:
+        """Refuses conditions that never hold together, with those of what they depend on."""
+        allowed: dict[str, Condition] = {}
+        for condition in self._all_conditions(name):
+            before = allowed.setdefault(condition.name, condition)
+            both = tuple(value for value in before.values if value in condition.values)
+            if not both:
+                message = f"never holds: {before}, and {condition}"
+                raise SpaceError(name, "when", message)
+            allowed[condition.name] = Condition(name=condition.name, values=both)
+
+    def _all_conditions(self, name: str) -> Iterator[Condition]:
+        for condition in self.when.get(name, ()):
+            yield condition
+            yield from self._all_conditions(condition.name)
+
+    def _refuse_indivisible(self, name: str, other: str) -> None:
+        """Refuses numbers that do not go together, whatever is chosen."""
+        for one in (name, other):
+            distribution = self.parameters[one]
+            of = distribution.grid() if not isinstance(distribution, Float) else (None,)
+            if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in of):
+                raise SpaceError(name, "divides", f"{one} is not made of whole numbers above 0")
+        for value in self.parameters[other].grid():
+            if not self.fitting(name, {other: value}):
+                message = f"no value of {name} divides {other} {value}: leave one of them out"
+                raise SpaceError(name, "divides", message)
+        prior, theirs = self.priors.get(name), self.priors.get(other)
+        if prior is not None and theirs is not None and not self.fits(name, prior, {other: theirs}):
+            raise SpaceError(
+                name, "prior", f"{prior} does not divide the prior of {other}, {theirs}"
+            )
 
 
 def nest(params: Params) -> dict[str, object]:

@@ -12,14 +12,17 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from hpoctl import flags
 from hpoctl.policies import POLICIES, Policies
-from hpoctl.space import SearchSpace
+from hpoctl.pruners import NoPruner, Pruner
+from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Sampler, Tpe
+from hpoctl.space import Float, Int, Params, SearchSpace
+from hpoctl.values import Flag, NotNegative, Positive, Values
 from hpoctl.words import BackendName, Cause, Gist, Mode, Policy, StorageKeys, nearest
 
-PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 TRIAL_PLACEHOLDERS = ("trial.number", "trial.dir", "trial.seed", "trial.params")
 _UNITS = re.compile(r"(?:(\d{1,6})d)?\s*(?:(\d{1,6})h)?\s*(?:(\d{1,6})m(?:in)?)?\s*(?:(\d{1,6})s)?")
@@ -63,36 +66,15 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,+@/=-]+$")]
 
 _WARNING_S = 120  # in which a trial should be able to save itself
 
-Positive = Annotated[int, Field(strict=True, ge=1)]
-NotNegative = Annotated[int, Field(strict=True, ge=0)]
 
-
-class _Values(BaseModel):
-    """Frozen, and refuses an unknown key with the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: object) -> object:
-        if isinstance(given, Mapping):
-            for key in given:
-                if key not in cls.model_fields:
-                    hint = nearest(str(key), list(cls.model_fields))
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key; {hint}", {"key": str(key), "hint": hint}
-                    )
-        return given
-
-
-class Metric(_Values):
+class Metric(Values):
     """What is measured, and which way is better."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]*$")]
     goal: Literal["minimize", "maximize"] = "minimize"
 
 
-class Budget(_Values):
+class Budget(Values):
     """What a sweep may spend; a grid or a manual list knows its own number of trials."""
 
     trials: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
@@ -100,7 +82,7 @@ class Budget(_Values):
     time: Duration | None = None
 
 
-class Gpus(_Values):
+class Gpus(Values):
     """GPUs of one worker, as Slurm counts them."""
 
     count: int
@@ -116,11 +98,28 @@ def _parse_gpus(value: object) -> Gpus:
     return Gpus(count=int(match[2]), type=match[1])
 
 
-class Resources(_Values):
+class Container(Values):
+    """An Apptainer image in which the worker runs; `args` are flags of `apptainer exec`.
+
+    `binds` are folders that it sees besides the run directory and the folder of the submission.
+    """
+
+    image: Line
+    args: tuple[Annotated[Line, Field(pattern=r"^-")], ...] = ()
+    binds: tuple[Line, ...] = ()
+
+
+def _imaged(value: object) -> object:
+    """`train.sif` stands for `{image: train.sif}`."""
+    return {"image": value} if isinstance(value, str) else value
+
+
+class Resources(Values):
     """What one worker asks Slurm for.
 
     `setup` lines run in the allocation before the worker; `python` starts it (without: the one
-    that runs hpoctl now); `sbatch` holds further flags, passed on as they stand.
+    that runs hpoctl now, and in a `container` its python3); `sbatch` holds further flags, passed
+    on as they stand.
     """
 
     partition: Word | None = None
@@ -134,6 +133,7 @@ class Resources(_Values):
     warning: Duration | None = None
     grace: Duration = timedelta(seconds=20)
     setup: tuple[Line, ...] = ()
+    container: Annotated[Container | None, BeforeValidator(_imaged)] = None
     python: Line | None = None
     sbatch: tuple[Annotated[Line, Field(pattern=r"^--[a-z]")], ...] = ()
 
@@ -167,7 +167,7 @@ def _long_enough(lease: timedelta) -> timedelta:
     return lease
 
 
-class Storage(_Values):
+class Storage(Values):
     """Where the study lives; never a password. At most one key; none is a journal file."""
 
     url: Annotated[Line, AfterValidator(_without_password)] | None = None
@@ -186,61 +186,6 @@ class Storage(_Values):
         return self
 
 
-class Grid(_Values):
-    """Every cell of the space, each once."""
-
-    name: Literal["grid"] = "grid"
-
-
-class Random(_Values):
-    """Independent random points, drawn when the sweep is submitted."""
-
-    name: Literal["random"] = "random"
-
-
-class Manual(_Values):
-    """A list of points, each nested as the search space is."""
-
-    name: Literal["manual"] = "manual"
-    points: tuple[Mapping[str, Any], ...]
-
-
-class Tpe(_Values):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), as Optuna builds it."""
-
-    name: Literal["tpe"] = "tpe"
-    n_startup_trials: Positive = 10
-    multivariate: Annotated[bool, Field(strict=True)] = True
-
-
-class NoPruner(_Values):
-    """Every trial runs to its end."""
-
-    name: Literal["none"] = "none"
-
-
-class Median(_Values):
-    """Ends a trial that is worse than the median of the finished ones at its step."""
-
-    name: Literal["median"] = "median"
-    n_startup_trials: NotNegative = 5
-    n_warmup_steps: NotNegative = 0
-    interval_steps: Positive = 1
-
-
-class Asha(_Values):
-    """Asynchronous successive halving (Li et al. 2018), as Optuna builds it."""
-
-    name: Literal["asha"] = "asha"
-    min_resource: Positive = 1
-    reduction_factor: Annotated[int, Field(strict=True, ge=2)] = 4
-    min_early_stopping_rate: NotNegative = 0
-
-
-Sampler = Annotated[Grid | Random | Manual | Tpe, Field(discriminator="name")]
-Pruner = Annotated[NoPruner | Median | Asha, Field(discriminator="name")]
-
-
 def _parse_mode(value: object) -> Mode | None:
     if value in (None, "auto"):
         return None
@@ -253,19 +198,14 @@ def _parse_mode(value: object) -> Mode | None:
         ) from None
 
 
-class Estimate(_Values):
+class Estimate(Values):
     """What the user expects of one trial and of one start; lets a plan count in hours."""
 
     trial: Duration
     startup: Duration = timedelta(minutes=1)
 
 
-def _named(value: object) -> object:
-    """`tpe` stands for `{name: tpe}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-class Sweep(_Values):
+class Sweep(Values):
     """One sweep file."""
 
     study: Line = Field(max_length=200)
@@ -274,8 +214,9 @@ class Sweep(_Values):
     objective_args: Mapping[str, Any] = Field(default_factory=dict)
     metrics: tuple[Metric, ...] = (Metric(name="value"),)
     search_space: SearchSpace
-    sampler: Annotated[Sampler, BeforeValidator(_named)] = Tpe()
-    pruner: Annotated[Pruner, BeforeValidator(_named)] = NoPruner()
+    start: tuple[Mapping[str, Any], ...] = ()
+    sampler: Sampler = Tpe()
+    pruner: Pruner = NoPruner()
     mode: Annotated[Mode | None, BeforeValidator(_parse_mode)] = None  # None is auto
     backend: BackendName = BackendName.SLURM
     workers: Positive | None = None
@@ -286,7 +227,7 @@ class Sweep(_Values):
     estimate: Estimate | None = None
     storage: Storage = Storage()
     lease: Annotated[Duration, AfterValidator(_long_enough)] = timedelta(minutes=2)
-    checkpoints: Annotated[bool, Field(strict=True)] = False
+    checkpoints: Flag = False
     on: Policies = Field(default_factory=dict)
     stop_after: NotNegative = 5
     seed: NotNegative = 0
@@ -317,6 +258,17 @@ class Sweep(_Values):
         )
 
     @property
+    def starts(self) -> tuple[Params, ...]:
+        """The points to run first, some of them with a sampler's share: all priors, then `start`.
+
+        A sampler that knows its points has none.
+        """
+        if isinstance(self.sampler, Listed):
+            return ()
+        given = [self.search_space.prior_point(), *self.start]
+        return tuple(p for i, p in enumerate(given) if p and p not in given[:i])
+
+    @property
     def trials(self) -> int:
         """The budget in trials, exactly."""
         if isinstance(self.sampler, Grid):
@@ -333,12 +285,7 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "objective", "give either 'objective' or 'command'"
     if sweep.command == ():
         yield "command", "is empty: name a program, [python, train.py]"
-    known = [*sweep.search_space.parameters, *TRIAL_PLACEHOLDERS]
-    for word in sweep.command or ():
-        for match in PLACEHOLDER.finditer(word):
-            if match[1] is not None and match[1] not in known:
-                hint = nearest(match[1], known)
-                yield "command", f"{{{match[1]}}} is not in the search space; {hint}"
+    yield from _command_contradictions(sweep)
     names = [metric.name for metric in sweep.metrics]
     if not names:
         yield "metrics", "is empty: name at least one metric"
@@ -346,9 +293,42 @@ def _contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "metrics", f"'{max(names, key=names.count)}' stands twice: names must differ"
     if len(names) > 1 and not isinstance(sweep.pruner, NoPruner):
         yield "pruner", "a pruner compares one metric: leave it out, or keep one metric"
+    for text in flags.refused(sweep.resources.sbatch):
+        yield "resources.sbatch", text
     if 2 * sweep.resources.warning_s > sweep.resources.time.total_seconds():
         yield "resources.warning", "leaves less than half of resources.time to trials: shorten it"
+    yield from _sampler_contradictions(sweep)
     yield from _budget_contradictions(sweep)
+
+
+def _command_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    known = [*sweep.search_space.parameters, *TRIAL_PLACEHOLDERS]
+    for word in sweep.command or ():
+        for match in PLACEHOLDER.finditer(word):
+            if match[1] is not None and match[1] not in known:
+                hint = nearest(match[1], known)
+                yield "command", f"{{{match[1]}}} is not in the search space; {hint}"
+            if match[1] in sweep.search_space.when and match[0] == word:
+                flag = match[1].rpartition(".")[2]
+                yield (
+                    "command",
+                    f"{word} is not in every trial: write it with its flag, --{flag}={word}, which"
+                    " is left out where there is none",
+                )
+
+
+def _sampler_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    if sweep.start and isinstance(sweep.sampler, Listed):
+        yield "start", f"{sweep.sampler.name} has its own points: leave 'start' out"
+    if not isinstance(sweep.sampler, Cmaes):
+        return
+    if len(sweep.metrics) > 1:
+        yield "sampler", "cmaes learns from one metric: nsga2, tpe and gp from several"
+    if not any(
+        isinstance(distribution, Float | Int) and name not in sweep.search_space.when
+        for name, distribution in sweep.search_space.parameters.items()
+    ):
+        yield "sampler", "cmaes learns numbers that every trial has, and here are none: use tpe"
 
 
 def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
@@ -371,3 +351,5 @@ def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
             yield "budget", f"the list has {points} points, not {given}: leave 'trials' out"
     elif given is None:
         yield "budget", f"'trials' is missing: {sweep.sampler.name} needs a number of trials"
+    elif len(sweep.starts) > given:
+        yield "budget", f"{len(sweep.starts)} points to start with need as many trials, not {given}"

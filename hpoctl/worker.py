@@ -25,6 +25,7 @@ from hpoctl.lost import Observer
 from hpoctl.record import Outcome, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
+from hpoctl.samplers import require_packages
 from hpoctl.space import nest
 from hpoctl.spool import Result
 from hpoctl.study import store as study_store
@@ -59,11 +60,18 @@ def work(run_dir: RunDir, environ: Mapping[str, str]) -> str:
 
     if not store.has_waiting():
         return worker.leave("no trial waits")  # before the minutes that preparing may take
-    arrays.feed_at_start(run, run_dir, sweep, store.has_waiting)
+    feeder = arrays.Feeder(
+        run=run,
+        run_dir=run_dir,
+        sweep=sweep,
+        waits=store.has_waiting,
+        avoided=store.past.bad_nodes,
+    )
+    feeder.feed_at_start()
     try:
         reason = worker.run_trials()
         if not reason.startswith(_ENDS_ALL):
-            arrays.feed_at_end(run, run_dir, sweep, store.has_waiting, ended)
+            feeder.feed_at_end(ended, worker.allocation.task)
         return reason
     except Unreachable:
         log.error("the study cannot be reached; what is in %s is delivered later", run_dir.spool)
@@ -139,6 +147,7 @@ class Worker:
         if (reason := self._reason_to_leave(startup_s=self._startup_s())) is not None:
             return self.leave(reason)
         try:
+            require_packages(self.sweep.sampler)
             objective = objectives.ready(self.sweep)
         except BaseException as wrong:
             self.leave(f"could not prepare: {wrong}", failed=True)
@@ -156,6 +165,7 @@ class Worker:
     def leave(self, reason: str, *, failed: bool = False) -> str:
         """Writes down that this worker ended, and why."""
         now = time.time()
+        self._note_what_was_told()
         ended = replace(self.record, ended_at=now, seen_at=now, reason=reason, failed=failed)
         self.record = ended
         self.store.check_in(ended)
@@ -168,8 +178,8 @@ class Worker:
         An outage is no reason to disturb the trial that runs.
         """
         try:
-            told = None if self.ending.told is None else self.ending.told.name
-            self.record = replace(self.record, seen_at=time.time(), told=told)
+            self._note_what_was_told()
+            self.record = replace(self.record, seen_at=time.time())
             self.store.check_in(self.record, patience_s=0.0)
             others = [worker for worker in self.store.workers() if worker.id != self.record.id]
             self.store.rest()  # the batch system may take its time
@@ -188,6 +198,10 @@ class Worker:
             log.warning("no sign of life given: %s", wrong)
         finally:
             self.store.rest()
+
+    def _note_what_was_told(self) -> None:
+        if (told := self.ending.told) is not None:
+            self.record = replace(self.record, told=told.name, told_at=self.ending.told_at)
 
     def _reason_to_leave(self, *, startup_s: float = 0.0) -> str | None:
         """Why this worker starts no further trial, or None to go on."""
@@ -214,7 +228,7 @@ class Worker:
         A trial that saves itself needs some time before it is asked to. Others need their whole
         time, but for the first one of a fresh allocation: none will have more.
         """
-        left_s = self.ending.clock.left_s(now) - startup_s
+        left_s = self.ending.left_s(now) - startup_s
         needed_s, why = 2 * self.ending.warning_s, "and a trial is asked to save itself before"
         if not self.resumes:
             trial_s = self.last_s

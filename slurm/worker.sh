@@ -20,6 +20,13 @@ eval "${HPOCTL_SETUP:-}"
 [[ $(trap -p EXIT) != *resources.setup* ]] || trap - EXIT
 set +e
 
+# slurm/container.sh stands above this where the sweep names a container.
+if declare -F hpoctl_open_door >/dev/null; then
+  hpoctl_open_door || exit
+else
+  hpoctl_run() { exec "$@"; }
+fi
+
 # This shell stays: Slurm sends the warning before the walltime to it alone (--signal=B:), and a
 # worker that is killed, as by the out-of-memory killer, is started again. Its next life takes up
 # the trial that this one held. The worker ends with this shell, whatever ends it.
@@ -33,7 +40,7 @@ hpoctl_pass_on() {
   [[ $1 == CONT ]] || hpoctl_told=$1
   [[ -z $hpoctl_worker ]] || kill -s "$1" "$hpoctl_worker" 2>/dev/null
 }
-trap 'hpoctl_pass_on TERM' TERM INT # bash makes what it starts in the background deaf to INT
+trap 'hpoctl_pass_on TERM' TERM INT
 trap 'hpoctl_pass_on USR2' USR2
 trap 'hpoctl_pass_on CONT' CONT
 
@@ -43,7 +50,8 @@ while :; do
   if [[ -n $hpoctl_walltime_s ]]; then # counted from the start of this shell
     export HPOCTL_WALLTIME_S=$((hpoctl_walltime_s > SECONDS ? hpoctl_walltime_s - SECONDS : 1))
   fi
-  "$HPOCTL_PYTHON" -m hpoctl worker "$HPOCTL_RUN_DIR" &
+  # Ctrl-C is for this shell, which passes it on.
+  { trap '' INT QUIT && hpoctl_run "$HPOCTL_PYTHON" -m hpoctl worker "$HPOCTL_RUN_DIR"; } &
   hpoctl_worker=$!
   [[ -z $hpoctl_told ]] || kill -s "$hpoctl_told" "$hpoctl_worker" # told to leave just before
   hpoctl_interrupted=yes

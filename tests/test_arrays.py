@@ -36,7 +36,8 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     queue.touch()
     fake = {
         "sbatch": f"script=${{!#}}; id=$((100 + $(wc -l <{queue})));"
-        f' echo "$id $script" >>{queue}; echo "$id $script" >>{queue}; echo $id',
+        f' echo "$*" >>{tmp_path}/asked; echo "$id $script" >>{queue};'
+        f' echo "$id $script" >>{queue}; echo $id',
         "squeue": f'case "$*" in *%o*) sed "s/ /|/" {queue};; *) cut -d" " -f1 {queue};; esac',
     }
     for name, text in fake.items():
@@ -67,6 +68,16 @@ def hand_over(run_dir: RunDir, *, resumed: bool = False) -> Sequence[Submission]
     return arrays.hand_over(PIECES, SWEEP, run_dir, name, caps=(LIMIT,), resumed=resumed)
 
 
+def feeder(run_dir: RunDir, *, waits: bool = True, avoided: Sequence[str] = ()) -> arrays.Feeder:
+    return arrays.Feeder(
+        run=run_dir.run(),
+        run_dir=run_dir,
+        sweep=SWEEP,
+        waits=lambda: waits,
+        avoided=lambda: avoided,
+    )
+
+
 def queue(run_dir: RunDir) -> Path:
     return run_dir.path.parent / "queue"
 
@@ -86,9 +97,18 @@ def test_what_ended_makes_room_for_the_next_array_once(run_dir: RunDir) -> None:
     hand_over(run_dir)
     queue(run_dir).write_text("")
     for _ in range(3):
-        arrays.feed(run_dir.run(), run_dir, SWEEP, lambda: True)
+        feeder(run_dir).feed()
     assert [s.array for s in run_dir.submissions()] == ["r.1", "r.2", "r.3"]
     assert len(queue(run_dir).read_text().splitlines()) == 2
+
+
+def test_what_is_fed_in_keeps_away_from_nodes_that_broke_meanwhile(run_dir: RunDir) -> None:
+    hand_over(run_dir)
+    queue(run_dir).write_text("")
+    feeder(run_dir, avoided=["n2", "n7"]).feed()
+    *before, last = (run_dir.path.parent / "asked").read_text().splitlines()
+    assert "--exclude=n2,n7" in last
+    assert not any("--exclude" in line for line in before)
 
 
 def test_an_array_that_was_accepted_before_its_submitter_was_killed_is_not_submitted_again(
@@ -103,9 +123,9 @@ def test_an_array_that_was_accepted_before_its_submitter_was_killed_is_not_submi
 def test_nothing_is_fed_where_no_trial_waits_or_after_a_cancel(run_dir: RunDir) -> None:
     hand_over(run_dir)
     queue(run_dir).write_text("")
-    assert arrays.feed(run_dir.run(), run_dir, SWEEP, lambda: False) == 0
+    assert feeder(run_dir, waits=False).feed() == 0
     run_dir.note_cancel(2e9)
-    assert arrays.feed(run_dir.run(), run_dir, SWEEP, lambda: True) == 0
+    assert feeder(run_dir).feed() == 0
     assert len(run_dir.submissions()) == 2
 
 
@@ -114,7 +134,7 @@ def test_a_worker_does_not_fail_where_compute_nodes_may_not_submit(run_dir: RunD
     queue(run_dir).write_text("")
     sbatch = run_dir.path.parent / "bin" / "sbatch"
     sbatch.write_text('#!/bin/bash\necho "sbatch: error: not from here" >&2; exit 1\n')
-    assert arrays.feed(run_dir.run(), run_dir, SWEEP, lambda: True) == 0
+    assert feeder(run_dir).feed() == 0
 
 
 def test_a_plan_of_an_earlier_release_has_one_name_to_wait_for(run_dir: RunDir) -> None:

@@ -12,8 +12,10 @@ from ruamel.yaml import YAML
 
 from hpoctl import config
 from hpoctl.errors import ConfigError
+from hpoctl.pruners import Asha
+from hpoctl.samplers import Manual, Tpe
 from hpoctl.space import Categorical, Float, Int
-from hpoctl.sweep import Asha, Gpus, Manual, Sweep, Tpe
+from hpoctl.sweep import Gpus, Sweep
 from hpoctl.words import Cause, Mode, Policy
 
 BASE = """\
@@ -185,7 +187,10 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ("trials_per_task: 0", "trials_per_task: should be greater than or equal to 1, not 0"),
         # words
         ("sampler: tpee", "sampler: 'tpee' is not known; did you mean 'tpe'?"),
-        ("sampler: zzz", "sampler: 'zzz' is not known; known: grid, random, manual, tpe"),
+        (
+            "sampler: zzz",
+            "sampler: 'zzz' is not known; known: grid, random, qmc, manual, tpe, gp, cmaes, nsga2",
+        ),
         ("pruner: mdian", "pruner: 'mdian' is not known; did you mean 'median'?"),
         ("mode: asnyc", "mode: 'asnyc' is not known; did you mean 'async'?"),
         (
@@ -237,7 +242,7 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ),
         (
             "sampler: {name: manual, points: [{}]}",
-            "sampler.points.0: 'lr' is missing: a point names every parameter",
+            "sampler.points.0: a point is a mapping, nested as the search space is",
         ),
         # what would break out of a line of the script
         (
@@ -272,7 +277,7 @@ def test_a_key_that_cannot_be_used_is_named_with_its_line(more: str, message: st
         ("{type: int, min: x, max: 2}", "lr.min: should be a valid integer, not 'x'"),
         (
             "{type: int, min: 1, max: 2, when: {a: b}}",
-            "lr.when: conditions (when:) are not built yet: leave it out",
+            "lr.when.a: 'a' is not in the search space; known: ok, lr",
         ),
         (
             "{type: int, min: 1, low: 2, max: 3}",
@@ -564,7 +569,21 @@ def test_with_several_metrics_what_is_infeasible_is_failed() -> None:
             "resources: {time: 10m, warning: 6m}",
             "resources.warning: leaves less than half of resources.time to trials: shorten it",
         ),
+        (
+            "resources: {sbatch: [--nice, --time=9-0]}",
+            "resources.sbatch: '--time' has a key of its own, by which limits are checked:"
+            " give 'time'",
+        ),
+        (
+            "resources: {sbatch: ['--cpus-per-task 4']}",
+            "resources.sbatch: '--cpus-per-task' has a key of its own, by which limits are"
+            " checked: give 'cpus'",
+        ),
+        (
+            "resources: {sbatch: [--array=0-9]}",
+            "resources.sbatch: '--array' is for hpoctl to set: leave it out",
+        ),
     ],
 )
-def test_a_policy_that_is_not_known_is_named(line: str, message: str) -> None:
+def test_a_policy_or_a_flag_that_cannot_stand_is_named(line: str, message: str) -> None:
     assert complaint(f"{BASE}{line}\n") == f"sweep.yaml:6: {message}"

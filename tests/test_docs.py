@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from hpoctl import config
 from hpoctl.cli import cli
+from hpoctl.space_file import TYPES
 from hpoctl.sweep import Sweep
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HEREDOC = re.compile(r"<<'END'\n(.*?)^END$", re.DOTALL | re.MULTILINE)
 _MENTION = re.compile(r"\bhpoctl ((?:(?:workers|db) )?[a-z]+)\b")
-_SPACE_KEYS = frozenset(("type", "min", "max", "values", "step", "log"))
+_SPACE_KEYS = frozenset(("type", "min", "max", "values", "step", "log", "when", "divides", "prior"))
 
 
 def name_of(page: Path) -> str:
@@ -175,7 +176,7 @@ def test_every_key_of_the_models_is_in_the_reference_and_the_other_way_round() -
 
 def test_every_type_of_a_parameter_is_in_the_reference() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
-    for kind, (_, _, takes) in config._TYPES.items():
+    for kind, (_, _, takes) in TYPES.items():
         assert f"`{kind}`" in text
         assert set(takes) <= _SPACE_KEYS
 

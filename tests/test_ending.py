@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,21 @@ def test_an_allocation_that_was_given_more_time_goes_on() -> None:
     assert end.is_near(193.0)
 
 
+def test_slurms_warning_before_an_end_that_was_moved_up_is_heeded() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    now = time.time()
+    end = ending(now + 60, now + 5)  # it was to last for a minute, and is to end in seconds
+    try:
+        end.listen()
+        assert not end.is_near(now)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert end.is_near(now)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.told is None
+
+
 def test_without_an_end_only_signals_count() -> None:
     end = ending(None)
     assert not end.is_near(1e12)
@@ -94,6 +111,7 @@ def test_the_end_is_read_as_squeue_prints_it() -> None:
     later, earlier = parse_end("2026-11-21T16:30:10\n"), parse_end("2026-11-21T16:30:00\n")
     assert later is not None and earlier is not None
     assert later - earlier == 10.0
+    assert parse_end("1795286569\n") == 1795286569.0  # as `ask` has squeue write times
 
 
 def test_a_trial_is_expected_to_take_what_most_took_and_not_the_one_that_hung() -> None:

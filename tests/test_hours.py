@@ -43,6 +43,16 @@ def test_a_life_starts_with_its_allocation_so_that_setup_is_startup() -> None:
     assert (line.known_from, line.trials) == ("worker", 3)
 
 
+def test_what_a_worker_finishes_after_its_sigterm_is_not_charged() -> None:
+    cancelled = worker(
+        allocated_at=90.0, ready_at=95.0, ended_at=194.0, told="SIGTERM", told_at=190.0
+    )
+    assert only(cancelled).allocated_s == 100
+    assert spent([cancelled], 500.0, 30.0) * 3600 == pytest.approx(2 * 100)
+    warned = worker(allocated_at=90.0, ended_at=194.0, told="SIGUSR2", told_at=190.0)
+    assert only(warned).allocated_s == 104
+
+
 def test_squeue_knows_of_the_seconds_before_and_after_the_process() -> None:
     task = TaskRecord(
         task="7_0", state=TaskState.COMPLETED, started_at=88.0, ended_at=192.0, gpus=2

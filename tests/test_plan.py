@@ -59,6 +59,35 @@ def test_every_point_of_a_random_queue_is_in_the_space() -> None:
         assert all(value in OPEN.parameters[name] for name, value in point.items())
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", {"name": "qmc", "qmc_type": "halton"}])
+def test_points_to_start_with_come_first_and_are_filled_up(sampler: object) -> None:
+    begun = sweep(sampler=sampler, start=[{"r": 64}, {"r": 1, "lr": 1e-3}])
+    points = list(queue(begun))
+    assert len(points) == 20
+    assert points[0]["r"] == 64
+    assert points[1] == {"lr": 1e-3, "r": 1}
+    assert all(set(point) == {"lr", "r"} for point in points)
+
+
+def test_a_sampler_that_learns_gets_the_points_to_start_with_as_they_stand() -> None:
+    begun = sweep(sampler="gp", start=[{"r": 64}, {"r": 1, "lr": 1e-3}], budget={"trials": 4})
+    assert list(queue(begun)) == [{"r": 64}, {"r": 1, "lr": 1e-3}, {}, {}]
+
+
+@pytest.mark.parametrize("kind", ["sobol", "halton"])
+@pytest.mark.parametrize("scramble", [True, False])
+def test_qmc_leaves_no_gap_and_a_longer_queue_begins_with_the_shorter_one(
+    kind: str, scramble: bool
+) -> None:
+    sampler = {"name": "qmc", "qmc_type": kind, "scramble": scramble}
+    sixteen, more = (
+        list(queue(sweep(sampler=sampler, budget={"trials": trials}))) for trials in (16, 40)
+    )
+    assert more[:16] == sixteen
+    octaves = {int((int(str(point["r"])) - 1) // 4) for point in sixteen}
+    assert len(octaves) >= (16 if kind == "sobol" else 12)
+
+
 def test_the_cost_counts_starts_and_trials_and_the_way_through_them() -> None:
     paid = cost(sweep(estimate=HOURLY, resources={"gpus": 2}), starts=4, startups=1, trials=5)
     assert paid == Cost(

@@ -9,14 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hpoctl.samplers import Grid, Tpe
 from hpoctl.space import Int, SearchSpace
 from hpoctl.sweep import (
     PLACEHOLDER,
     Gpus,
-    Grid,
     Resources,
     Sweep,
-    Tpe,
     parse_duration,
 )
 from hpoctl.words import Mode, nearest

@@ -39,9 +39,9 @@ _POLL_S = 0.1
 _KILL_WAIT_S = 10.0  # from SIGTERM to SIGKILL, as Slurm's KillWait
 
 
-def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
+def script(array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None) -> str:
     """The script of every task of an array: exports, and the worker's script verbatim."""
-    variables = {**exports(array, sweep, run_dir), "HPOCTL_WALLTIME_S": ""}
+    variables = {**exports(array, sweep, run_dir, workdir), "HPOCTL_WALLTIME_S": ""}
     return "\n".join(["#!/bin/bash", "", body(variables)])
 
 
@@ -64,15 +64,18 @@ def _devices(tasks: int, each: int) -> list[str | None]:
 
     Without GPUs in the sweep a task sees what the submitter sees (submitit would hide them all).
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = visible.split(",") if visible else _gpus_here() if visible is None else []
+    visible, known = os.environ.get("CUDA_VISIBLE_DEVICES"), visible_gpus()
     if not each or len(known) < each:
         return [visible] * tasks
     shares = [known[i : i + each] for i in range(0, len(known) - each + 1, each)]
     return [",".join(shares[task % len(shares)]) for task in range(tasks)]
 
 
-def _gpus_here() -> list[str]:
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves to us."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return visible.split(",") if visible else []
     return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
@@ -212,7 +215,7 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
             os.kill(int(array), signal.SIGTERM)
 
 
-def limits() -> Limits:
+def limits(newer_than: float) -> Limits:
     """This machine sets none."""
     from hpoctl.limits import Limits
 

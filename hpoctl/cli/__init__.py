@@ -13,7 +13,8 @@ from hpoctl.cli.inside import tell, worker
 from hpoctl.cli.queue import extend, retry
 from hpoctl.cli.site import doctor, why
 from hpoctl.cli.studies import best, cancel, failures, logs, report, status, trials
-from hpoctl.cli.sweeps import check, init, plan, run, submit
+from hpoctl.cli.sweeps import check, init, plan, prefetch, run, submit
+from hpoctl.cli.tune import tune
 from hpoctl.cli.workers import workers
 from hpoctl.errors import ConfigError, HpoctlError
 
@@ -61,7 +62,7 @@ def cli() -> None:
     """
 
 
-for command in (init, check, plan, submit, run, workers, status, trials, logs, best, report):
+for command in (init, check, plan, prefetch, submit, run, workers, status, trials, logs):
     cli.add_command(command)
-for command in (failures, retry, extend, cancel, db, doctor, tell, why, worker):
+for command in (best, report, failures, retry, extend, cancel, db, doctor, tell, tune, why, worker):
     cli.add_command(command)

@@ -68,7 +68,7 @@ def _end_with(supervisor: str) -> None:
 
     pid, _, namespace = supervisor.partition(" ")
     if pid == str(os.getppid()):  # not a program between them, or a container
-        end_with_parent(signal.SIGKILL)
+        end_with_parent(signal.SIGKILL, int(pid))
     if namespace == _namespace() and not Path("/proc", pid).exists():
         sys.exit(f"hpoctl: worker.sh, process {pid}, is gone: no worker without it")
 

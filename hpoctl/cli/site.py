@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -22,11 +23,12 @@ def why(study: str, form: str) -> None:
 
 
 @click.command()
+@click.argument("sweep", type=click.Path(path_type=Path), required=False)
 @click.option("--job", is_flag=True, help="Also run a tiny job on a compute node; waits for it.")
 @formatted
-def doctor(job: bool, form: str) -> None:
-    """Look this site over and say what will not work, and the way out."""
-    found = control.examine(job=job)
+def doctor(sweep: Path | None, job: bool, form: str) -> None:
+    """Look this site over, for SWEEP if given, and say what will not work, and the way out."""
+    found = control.examine(sweep, job=job)
     output.show_findings(found, Format(form))
     if any(finding.level is Level.FAILS for finding in found):
         sys.exit(BatchSystemError.exit_code)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hpoctl import control, output
-from hpoctl.cli.options import formatted
+from hpoctl.cli.options import formatted, numbers
 from hpoctl.output import Format
 from hpoctl.output.failures import show_failures
 from hpoctl.record import TrialState
@@ -60,13 +60,16 @@ def failures(study: str, form: str) -> None:
 
 @click.command()
 @click.argument("study")
-@click.argument("trial", type=click.IntRange(min=0))
+@click.argument("trials", callback=numbers, metavar="TRIALS")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial has ended.")
 @formatted
-def logs(study: str, trial: int, follow: bool, form: str) -> None:
-    """Print the log of TRIAL, whatever worker ran it."""
-    for text in control.read_log(study, trial, follow=follow):
-        output.show_text(text, Format(form))
+def logs(study: str, trials: tuple[int, ...], follow: bool, form: str) -> None:
+    """Print the logs of TRIALS, such as 7 or 1-3,9, whatever workers ran them."""
+    for trial in trials:
+        if len(trials) > 1 and Format(form) is Format.TABLE:
+            output.show_text(f"==> trial {trial} <==\n", Format(form))
+        for text in control.read_log(study, trial, follow=follow):
+            output.show_text(text, Format(form))
 
 
 @click.command()

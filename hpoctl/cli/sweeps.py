@@ -10,7 +10,7 @@ import click
 
 from hpoctl import control, output
 from hpoctl.cli.options import Command, formatted
-from hpoctl.output import Format
+from hpoctl.output import Format, models
 
 if TYPE_CHECKING:
     from hpoctl.control import Request
@@ -56,13 +56,19 @@ def swept(command: Command) -> Command:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
+@click.option(
+    "--template",
+    default="starter",
+    show_default=True,
+    help="lora, scratch, trainer, pytorch, lightning, command or starter.",
+)
 @formatted
-def init(folder: Path, form: str) -> None:
-    """Write a starter sweep and its objective to FOLDER."""
-    written = control.init(folder)
+def init(folder: Path, template: str, form: str) -> None:
+    """Write a sweep to begin with, and its objective, to FOLDER."""
+    written = control.init(folder, template)
     output.show_paths(written, Format(form))
     sweep = next(path for path in written if path.name == "sweep.yaml")
-    output.suggest(f"check {sweep}")
+    output.suggest(f"check {sweep.name}", folder=sweep.parent)
 
 
 @click.command()
@@ -95,6 +101,15 @@ def submit(request: Request, dry_run: bool, form: str) -> None:
         output.suggest(f"submit {request.sweep_file}")
         return
     output.show_submitted(control.submit(request), Format(form), "submitted")
+
+
+@click.command()
+@swept
+@formatted
+def prefetch(request: Request, form: str) -> None:
+    """Fetch the models and data of SWEEP from the hub; its workers then ask no hub."""
+    models.show_fetched(control.fetch(request), Format(form))
+    output.suggest(f"submit {request.sweep_file}")
 
 
 @click.command()

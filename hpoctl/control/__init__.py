@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hpoctl.control.attach import add_workers, cancel, drain_workers
     from hpoctl.control.doctor import examine
     from hpoctl.control.here import check_ended, run
+    from hpoctl.control.hub import fetch
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
     from hpoctl.control.read import (
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from hpoctl.control.repair import Repaired, repair
     from hpoctl.control.starter import init
     from hpoctl.control.submission import Planned, Request, compare, plan, submit
+    from hpoctl.control.tuning import TuneRequest, submit_tuning, tune
 
 _HOMES = {
     "attach": ("add_workers", "cancel", "drain_workers"),
     "here": ("check_ended", "run"),
     "opened": ("Submitted",),
+    "hub": ("fetch",),
     "queue": ("Extended", "Retried", "extend", "retry"),
     "read": (
         "Failures",
@@ -48,6 +51,7 @@ _HOMES = {
     "reasons": ("Why", "read_why"),
     "repair": ("Repaired", "repair"),
     "starter": ("init",),
+    "tuning": ("TuneRequest", "submit_tuning", "tune"),
     "submission": ("Planned", "Request", "compare", "plan", "submit"),
 }
 
@@ -67,6 +71,7 @@ __all__ = [
     "Request",
     "Retried",
     "Submitted",
+    "TuneRequest",
     "Why",
     "add_workers",
     "cancel",
@@ -75,6 +80,7 @@ __all__ = [
     "drain_workers",
     "examine",
     "extend",
+    "fetch",
     "init",
     "plan",
     "read_best",
@@ -87,5 +93,7 @@ __all__ = [
     "retry",
     "run",
     "submit",
+    "submit_tuning",
+    "tune",
     "write_report",
 ]

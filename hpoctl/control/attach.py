@@ -47,7 +47,7 @@ def add_workers(
     avoided = tuple(summary.bad_nodes)
     arrays, sweep, notes = _planned(opened, tasks, resources, avoided, instead=instead)
     for array in arrays:
-        script = opened.backend.script(array, sweep, run_dir)
+        script = opened.backend.script(array, sweep, run_dir, opened.run.workdir)
         run_dir.script(array.name).write_text(script, encoding="utf-8")
     return Submitted(
         study=opened.run.study,
@@ -70,7 +70,7 @@ def _planned(
     from hpoctl import config, fit  # which are slow to load; cancel has no use for them
 
     sweep = config.load(opened.run_dir.sweep_file, (*opened.run.overrides, *resources))
-    limits = opened.backend.limits()
+    limits = opened.backend.limits(newer_than=time.time())
     fit.refuse(sweep.resources, limits)
     if opened.location.kind is Kind.SQLITE:
         _refuse_second_node(opened, sweep, tasks, resources)

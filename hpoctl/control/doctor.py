@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hpoctl import rundir
+from hpoctl import config, rundir
 from hpoctl.backends.slurm import checkup
 from hpoctl.errors import StudyError
 from hpoctl.finding import Finding, fails, ok, warning
@@ -23,10 +23,16 @@ _SLOW_MS = 50
 _LITTLE_GB = 1.0
 
 
-def examine(*, job: bool) -> tuple[Finding, ...]:
-    """All that was found; with `job`, also by a tiny job on a compute node."""
+def examine(sweep_file: Path | None, *, job: bool) -> tuple[Finding, ...]:
+    """All that was found; with `job`, also by a tiny job on a compute node.
+
+    With a sweep file, also what that sweep needs; the job is as its jobs are. Raises ConfigError.
+    """
+    sweep = config.load(sweep_file) if sweep_file is not None else None
     here = [*checkup.look_over(), *_folders(), *_password_files(), *_storage()]
-    return (*here, *(checkup.try_a_job(Path.cwd()) if job else ()))
+    if sweep is not None:
+        here += checkup.look_at(sweep)
+    return (*here, *(checkup.try_a_job(Path.cwd(), sweep) if job else ()))
 
 
 def _folders() -> Iterator[Finding]:

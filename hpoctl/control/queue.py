@@ -15,7 +15,8 @@ from hpoctl.errors import ConfigError, HpoctlError, StudyError
 from hpoctl.plan import queue
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.rundir import Extension
-from hpoctl.sweep import Grid, Manual, Sweep
+from hpoctl.samplers import Grid, Listed
+from hpoctl.sweep import Sweep
 
 if TYPE_CHECKING:  # which loads Optuna
     from hpoctl.study.store import Store
@@ -96,7 +97,7 @@ def extend(
 def _refuse_a_list(opened: OpenRun, sweep: Sweep) -> None:
     """Refuses a sampler whose points are all queued. Raises ConfigError."""
     study, file = opened.run.study, opened.run_dir.sweep_file
-    if isinstance(sweep.sampler, Grid | Manual):
+    if isinstance(sweep.sampler, Listed):
         kind = "grid" if isinstance(sweep.sampler, Grid) else "list"
         raise ConfigError(
             f"study '{study}' has every point of its {kind} queued: submit a sweep of another"

@@ -14,7 +14,7 @@ from hpoctl.arrays import left
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import BatchSystemError, StudyError
 from hpoctl.failures import FailureGroup
-from hpoctl.record import Charge, Stop, TrialRecord
+from hpoctl.record import Charge, Stop, TrialRecord, TrialState
 from hpoctl.status import Status
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_WAITING_POLL_S = 2.0  # it takes all trials to look at one that waits
 
 
 def read_status(study: str, *, accounting: bool = False) -> Status:
@@ -98,7 +99,10 @@ def read_best(study: str) -> TrialRecord:
 
 
 def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
-    """The log of a trial, piece by piece; with `follow` until the trial has ended."""
+    """The log of a trial, piece by piece; with `follow` until the trial has ended.
+
+    One whose worker is gone has not: it waits for its next attempt, whose log is the same.
+    """
     opened = open_run(study)
     path = opened.run_dir.trial(number) / "log.txt"
     if not path.exists():
@@ -110,9 +114,15 @@ def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
             running = {worker.trial for worker in opened.summary().workers} if follow else set()
             while piece := log.read(65_536):
                 yield piece
-            if number not in running:
+            if number not in running and not (follow and _is_open(opened, number)):
                 return
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S if number in running else _WAITING_POLL_S)
+
+
+def _is_open(opened: OpenRun, number: int) -> bool:
+    """Whether a trial waits or runs."""
+    states = {record.number: record.state for record in opened.store().records()}
+    return states.get(number) in (TrialState.WAITING, TrialState.RUNNING)
 
 
 def _root(opened: OpenRun, number: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hpoctl.assets import asset
 from hpoctl.backends.slurm.profile import profile
 from hpoctl.errors import ConfigError
+from hpoctl.words import nearest
 
 _BLANK = """\
   # partition: gpu
@@ -14,12 +15,15 @@ _BLANK = """\
   # gpus: 1              # or A100:1"""
 
 
-def init(folder: Path) -> tuple[Path, ...]:
-    """Writes a starter sweep and its objective; never over a file. Raises ConfigError.
+def init(folder: Path, template: str = "starter") -> tuple[Path, ...]:
+    """Writes a sweep to begin with, and its objective; never over a file. Raises ConfigError.
 
     What the cluster says of itself stands in the sweep: partition, account, GPUs.
     """
-    starters = [entry for entry in asset("templates/starter").iterdir() if entry.is_file()]
+    known = sorted(entry.name for entry in asset("templates").iterdir() if entry.is_dir())
+    if template not in known:
+        raise ConfigError(f"--template {template}: unknown; {nearest(template, known)}")
+    starters = [entry for entry in asset(f"templates/{template}").iterdir() if entry.is_file()]
     for starter in starters:
         if (folder / starter.name).exists():
             raise ConfigError(f"{folder / starter.name} is there already: give another folder")

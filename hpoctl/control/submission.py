@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hpoctl import arrays, config, modes, rundir
 from hpoctl.arrays import BACKENDS
@@ -17,11 +19,15 @@ from hpoctl.control import storage
 from hpoctl.control.opened import Submitted, locate_study
 from hpoctl.errors import BatchSystemError, ConfigError, HpoctlError, StudyError
 from hpoctl.fit import at_once
+from hpoctl.limits import Limits
 from hpoctl.plan import Plan, queue
 from hpoctl.rundir import Run, RunDir, Submission
+from hpoctl.samplers import Qmc, missing_packages
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
+
+_LATELY_S = 600.0  # so old may the limits be by which a plan is shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +56,38 @@ class Planned:
 def plan(request: Request) -> Planned:
     """Validates a sweep file and plans it; writes and submits nothing. Raises ConfigError."""
     sweep = config.load(request.sweep_file, request.overrides)
+    return _plan(request, sweep, _within_limits(sweep, lambda limits: modes.plan(sweep, limits)))
+
+
+T = TypeVar("T")
+
+
+def _within_limits(sweep: Sweep, decide: Callable[[Limits], T]) -> T:
+    """What comes of the limits that were read lately; before a refusal they are read anew."""
+    backend, begun = BACKENDS[sweep.backend], time.time()
+    lately = backend.limits(newer_than=begun - _LATELY_S)
+    try:
+        return decide(lately)
+    except ConfigError:
+        now = backend.limits(newer_than=begun)
+        if now == lately:
+            raise
+        return decide(now)
+
+
+def _plan(request: Request, sweep: Sweep, planned: Plan) -> Planned:
     backend = BACKENDS[sweep.backend]
-    planned = modes.plan(sweep, backend.limits())
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
     of_storage = _storage_notes(request, sweep, planned, run_dir)
+    of_sampler = _sampler_notes(request, sweep)
     scripts = {array.name: backend.script(array, sweep, run_dir) for array in planned.arrays}
     return Planned(
         sweep=sweep,
         plan=planned,
         run_dir=run_dir,
         scripts=scripts,
-        notes=(*planned.notes, *of_storage, *_objective_notes(sweep)),
+        notes=(*planned.notes, *of_storage, *of_sampler, *_objective_notes(sweep)),
     )
 
 
@@ -78,6 +104,19 @@ def _storage_notes(
     return storage.notes(sweep, location, workers)
 
 
+def _sampler_notes(request: Request, sweep: Sweep) -> tuple[str, ...]:
+    """What of the sampler's packages is not here. Raises ConfigError where it is needed here."""
+    missing, resources = missing_packages(sweep.sampler), sweep.resources
+    if not missing:
+        return ()
+    needs = f"{sweep.sampler.name} needs {missing}, which {sys.executable} lacks"
+    elsewhere = resources.python is not None or bool(resources.setup)
+    if elsewhere and not isinstance(sweep.sampler, Qmc):  # whose points are drawn here
+        return (f"sampler: {needs}: the workers must find them",)
+    message = f"{needs}: python -m pip install {missing.replace(' and ', ' ')}"
+    raise config.complain(request.sweep_file, request.overrides, "sampler", message)
+
+
 def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
     """Whether the objective's package or file is here; nothing of it is imported."""
     if sweep.objective is None:
@@ -92,11 +131,10 @@ def _objective_notes(sweep: Sweep) -> tuple[str, ...]:
 def compare(request: Request) -> dict[Mode, Plan | str]:
     """The plan of a sweep in each mode, or why it cannot run in it."""
     sweep = config.load(request.sweep_file, request.overrides)
-    limits = BACKENDS[sweep.backend].limits()
     plans: dict[Mode, Plan | str] = {}
     for mode in Mode:
         try:
-            planned = modes.plan(sweep, limits, mode)
+            planned = _within_limits(sweep, partial(modes.plan, sweep, mode=mode))
             _storage_notes(request, sweep, planned, RunDir(Path.cwd()))
             plans[mode] = planned
         except ConfigError as refused:
@@ -110,8 +148,10 @@ def submit(request: Request) -> Submitted:
     Raises ConfigError, StudyError or BatchSystemError; after an error that came before the first
     accepted array nothing of the sweep is left behind.
     """
-    planned = plan(request)
-    sweep, run_dir = planned.sweep, planned.run_dir
+    sweep = config.load(request.sweep_file, request.overrides)
+    limits = BACKENDS[sweep.backend].limits(newer_than=time.time())  # what they shape is for good
+    planned = _plan(request, sweep, modes.plan(sweep, limits))
+    run_dir = planned.run_dir
     text = request.sweep_file.read_text(encoding="utf-8")
     run = Run(
         study=sweep.study,
@@ -153,7 +193,7 @@ def submit(request: Request) -> Submitted:
             )
     except HpoctlError:
         if not run_dir.submissions():
-            _abandon(run_dir, location, run.study)
+            _abandon(run_dir, location, run)
         raise
     rundir.remember(run_dir, os.environ)
     return Submitted(
@@ -192,7 +232,7 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
         return
     if not accepted and before.study == run.study:
         gist = before.gist or config.load(run_dir.sweep_file, before.overrides).gist
-        _abandon(run_dir, locate_study(gist, before.workdir, run_dir), before.study)
+        _abandon(run_dir, locate_study(gist, before.workdir, run_dir), before)
         return
     raise StudyError(
         f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"
@@ -201,9 +241,9 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     )
 
 
-def _abandon(run_dir: RunDir, location: Location, study: str) -> None:
+def _abandon(run_dir: RunDir, location: Location, run: Run) -> None:
     """Takes back a study that no array was submitted for."""
     from hpoctl.study import store
 
-    store.delete(location, study, owner=str(run_dir.path))
-    shutil.rmtree(run_dir.path, ignore_errors=True)
+    store.delete(location, run.study, owner=str(run_dir.path))
+    run_dir.remove(run)

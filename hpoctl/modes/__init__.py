@@ -8,7 +8,8 @@ from hpoctl.fit import fit
 from hpoctl.limits import Limits
 from hpoctl.modes import async_, batch, sequential
 from hpoctl.plan import Plan
-from hpoctl.sweep import Sweep, Tpe
+from hpoctl.samplers import Learning
+from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
 
 PLANNERS: dict[Mode, Callable[[Sweep], Plan]] = {
@@ -29,4 +30,4 @@ def plan(sweep: Sweep, limits: Limits, mode: Mode | None = None) -> Plan:
 
 def choose(sweep: Sweep) -> Mode:
     """`auto`: async for a sampler that learns, batch where all points are known before."""
-    return Mode.ASYNC if isinstance(sweep.sampler, Tpe) else Mode.BATCH
+    return Mode.ASYNC if isinstance(sweep.sampler, Learning) else Mode.BATCH

@@ -1,7 +1,7 @@
 """batch: rounds of one array each; every task runs `trials_per_task` trials and leaves.
 
-Where the points are known before (grid, random, manual) one round does; a sampler that learns gets
-rounds of `workers` tasks, each round starting when the one before has ended.
+Where the points are known before (grid, random, qmc, manual) one round does; a sampler that learns
+gets rounds of `workers` tasks, each round starting when the one before has ended.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 from hpoctl.plan import Cost, JobArray, Plan, cost, trials_per_walltime
-from hpoctl.sweep import Sweep, Tpe
+from hpoctl.samplers import Learning
+from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
 
 
 def plan(sweep: Sweep) -> Plan:
     """One round for known points, throttled to `workers`; else ceil(trials / round) rounds."""
-    if isinstance(sweep.sampler, Tpe):
+    if isinstance(sweep.sampler, Learning):
         arrays = _rounds(sweep)
     else:
         tasks = math.ceil(sweep.trials / sweep.trials_per_task)

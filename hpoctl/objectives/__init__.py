@@ -7,6 +7,8 @@ import sys
 
 from hpoctl.errors import ConfigError
 from hpoctl.objectives import command
+from hpoctl.objectives.causal_lm import hub
+from hpoctl.space import Categorical
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective
 
@@ -15,6 +17,15 @@ def saves_itself(objective: Objective) -> bool:
     """Whether an objective goes on where it saved itself: it or its module says `checkpoints`."""
     module = sys.modules.get(getattr(objective, "__module__", ""))
     return bool(getattr(objective, "checkpoints", getattr(module, "checkpoints", False)))
+
+
+def hub_names(sweep: Sweep) -> tuple[hub.HubName, ...] | None:
+    """What a sweep's trials may ask a hub for; None where its objective does not say."""
+    if sweep.objective is None or not sweep.objective.startswith(__name__):
+        return None
+    parameters = sweep.search_space.parameters
+    searched = {name: d.choices for name, d in parameters.items() if isinstance(d, Categorical)}
+    return hub.hub_names(sweep.objective_args, searched)
 
 
 def ready(sweep: Sweep) -> Objective:
@@ -27,6 +38,8 @@ def ready(sweep: Sweep) -> Objective:
         return command.runner(sweep.command, [metric.name for metric in sweep.metrics])
     assert sweep.objective is not None, "refused by validation"
     module_name, _, attribute = sweep.objective.partition(":")
+    if names := hub_names(sweep):
+        hub.go_offline(names)
     try:
         module = importlib.import_module(module_name)
         function = getattr(module, attribute or "objective", None)

@@ -42,7 +42,7 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         told = Told(trial, metrics)
         log, kills = trial.dir / "log.txt", oom.kills()
         begin = log.stat().st_size if log.exists() else 0
-        argv = [fill(word, {**values, **_own(trial)}) for word in command]
+        argv = fill_all(command, {**values, **_own(trial)})
         with (
             listening(told) as address,
             _asking(trial, address.with_name("checkpoint")),
@@ -67,6 +67,15 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         return told.outcome()
 
     return objective
+
+
+def fill_all(command: Sequence[str], values: Mapping[str, object]) -> list[str]:
+    """The command for one trial; a word with a parameter that the trial has not is left out."""
+    return [
+        fill(word, values)
+        for word in command
+        if all(match[1] is None or match[1] in values for match in PLACEHOLDER.finditer(word))
+    ]
 
 
 def fill(word: str, values: Mapping[str, object]) -> str:

@@ -43,14 +43,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def suggest(command: str) -> None:
-    """The next sensible command, as it can be typed in this shell."""
+def suggest(command: str, folder: Path = Path()) -> None:
+    """The next sensible command, as it can be typed in this shell; in `folder`, if it is there."""
+    there = "" if folder == Path() else f"cd {shell_word(str(folder))} && "
+    typed: Callable[[Path], str] = str if there else _relative
     program = "hpoctl"
     if Path(sys.argv[0]).name == "__main__.py":
-        program = f"{_relative(Path(sys.executable))} -m hpoctl"
+        program = f"{typed(Path(sys.executable))} -m hpoctl"
     elif not shutil.which("hpoctl"):
-        program = _relative(Path(sys.argv[0]).absolute())
-    say(f"next: {program} {command}")
+        program = typed(Path(sys.argv[0]).absolute())
+    say(f"next: {there}{program} {command}")
 
 
 def complain(text: str) -> None:
@@ -73,8 +75,9 @@ def show_planned(planned: Planned, form: Format) -> None:
     if form is Format.QUIET:
         return
     tables.console().print(tables.space_table(sweep.search_space))
+    given = f" ({len(sweep.starts)} of them begin as given)" if sweep.starts else ""
     print(
-        f"{planned.plan.trials} trials, sampler {sweep.sampler.name},"
+        f"{planned.plan.trials} trials{given}, sampler {sweep.sampler.name},"
         f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
     for line in tables.array_lines(planned.plan):
@@ -140,6 +143,10 @@ def show_status(status: Status, form: Format, repaired: Repaired | None = None) 
         print(f"{status.finished}/{sum(status.summary.counts.values())}")
     else:
         print(tables.status_text(status))
+        if failed := status.summary.counts[TrialState.FAILED]:
+            study = shell_word(status.run.study)
+            why, again = f"'hpoctl failures {study}' says why", f"'hpoctl retry {study}' repeats"
+            say(f"note: {why} {failed} failed, {again} what failed")
         suggest(_next(status))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from hpoctl.distributions import word
 from hpoctl.plan import Cost, JobArray, Plan
 from hpoctl.record import TaskState, TrialRecord, TrialState
 from hpoctl.space import SearchSpace
@@ -26,9 +27,20 @@ _BAR = 40  # characters
 
 def space_table(space: SearchSpace) -> Table:
     """One line a parameter."""
-    table = _table("parameter", "takes")
-    for name, distribution in space.parameters.items():
-        table.add_row(name, str(distribution))
+    rows = [
+        {
+            "parameter": name,
+            "takes": str(distribution),
+            "prior": word(space.priors[name]) if name in space.priors else "",
+            "there, where": " and ".join(str(condition) for condition in space.when.get(name, ())),
+            "divides": space.divides.get(name, ""),
+        }
+        for name, distribution in space.parameters.items()
+    ]
+    heads = [head for head in rows[0] if any(row[head] for row in rows)]
+    table = _table(*heads)
+    for row in rows:
+        table.add_row(*(row[head] for head in heads))
     return table
 
 

@@ -109,6 +109,9 @@ class Mirror(BaseStorage):
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         return {}
 
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Not kept: a sampler would remember here what another worker's finds out anew."""
+
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._trials[trial_id]
 
@@ -165,9 +168,6 @@ class Mirror(BaseStorage):
         raise self._never_asked()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        raise self._never_asked()
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         raise self._never_asked()
 
     def get_all_studies(self) -> list[Any]:

@@ -56,13 +56,9 @@ class NativeStore(NativeQueue):
         if taken is None:
             return None
         trial_id, number, attempt, root = taken
-        self._study.sampler = translate.sampler(self._sweep, number)
-        self._study._thread_local.cached_all_trials = None  # of the trial before
-        handle = optuna.Trial(self._study, trial_id)
-        params = {
-            name: translate.suggest(handle, name, distribution)
-            for name, distribution in self._sweep.search_space.parameters.items()
-        }
+        params = self._sweep.search_space.whole(self._storage.get_trial(trial_id).params)
+        if params is None:
+            params = translate.sample(self._study, trial_id, self._sweep)
         return Claim(number=number, params=params, trial_id=trial_id, attempt=attempt, root=root)
 
     def report(

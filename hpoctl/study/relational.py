@@ -15,6 +15,7 @@ from dataclasses import replace
 import optuna
 
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
+from hpoctl.samplers import Learning
 from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import Rows
@@ -40,10 +41,10 @@ from hpoctl.study.protocol import (
     written_off,
 )
 from hpoctl.study.roster import Roster
-from hpoctl.study.rows import NEW_ATTRS, NEW_PARAMS, NEW_VALUES, News, Parts
+from hpoctl.study.rows import NEW_PARAMS, News, Parts
 from hpoctl.study.statements import Statements
 from hpoctl.study.storages import open_tables
-from hpoctl.sweep import Asha, Sweep, Tpe
+from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
 from hpoctl.words import Cause, Policy
 
@@ -70,7 +71,7 @@ class RelationalStore(Roster):
         self._after = 0
         self._from_start_at = 0.0
         # An empty slot may have fixed parameters in Optuna's notes.
-        empty = isinstance(sweep.sampler, Tpe)
+        empty = isinstance(sweep.sampler, Learning)
         self._claim_parts = Parts(values=False, attrs=empty, steps=())
 
     # The queue
@@ -144,14 +145,11 @@ class RelationalStore(Roster):
         self._claimed.add(trial_id)
         self._after = trial_id
         trial = self._mirror.get_trial(trial_id)
-        space = self._sweep.search_space.parameters
-        if all(name in trial.params for name in space):
-            params: Params = {name: trial.params[name] for name in space}
-        else:
-            params = self._sample(trial_id, trial.number)
-        return Claim(
-            number=trial.number, params=params, trial_id=trial_id, attempt=attempt, root=root
+        claim = Claim(
+            number=trial.number, params=trial.params, trial_id=trial_id, attempt=attempt, root=root
         )
+        params = self._sweep.search_space.whole(trial.params)
+        return replace(claim, params=self._sample(claim) if params is None else params)
 
     def _take(self, worker: WorkerRecord, after: int) -> Rows:
         at = time.time()
@@ -173,21 +171,18 @@ class RelationalStore(Roster):
             self._sql.taken("t.trial_id = ?", [found[0][0]], parts=self._claim_parts)
         )
 
-    def _sample(self, trial_id: int, number: int) -> Params:
+    def _sample(self, claim: Claim) -> Params:
         """The parameters as Optuna's sampler wants them, kept in the database."""
-        if isinstance(self._sweep.sampler, Tpe):
+        if isinstance(self._sweep.sampler, Learning):
             self._database_to_mirror(NEW_PARAMS)
-        self._study.sampler = translate.sampler(self._sweep, number)
-        self._study._thread_local.cached_all_trials = None  # of the trial before
-        handle = optuna.Trial(self._study, trial_id)
-        params = {
-            name: translate.suggest(handle, name, distribution)
-            for name, distribution in self._sweep.search_space.parameters.items()
-        }
+        params = translate.sample(self._study, claim.trial_id, self._sweep)
         new, self._mirror.new_params = self._mirror.new_params, []
-        self._mirror.new_attrs = {}  # a sampler's notes on a trial whose parameters are all known
-        if new:
-            self._database.run(self._sql.keep_params(trial_id, new))
+        notes, self._mirror.new_attrs = self._mirror.new_attrs, {}
+        keep = [self._sql.keep_params(claim.trial_id, new)] if new else []
+        if translate.keeps_notes(self._sweep):
+            keep += [self._sql.system_attr(claim, key, value) for key, value in notes.items()]
+        if keep:
+            self._database.run(*keep)
         return params
 
     # A running trial
@@ -201,8 +196,8 @@ class RelationalStore(Roster):
             keep.append(self._sql.forget_steps(claim, step))  # of an attempt that was lost
         several = len(self._sweep.metrics) > 1  # Optuna reports no steps where there are two
         asks = not several and not isinstance(self._pruner, optuna.pruners.NopPruner)
-        if asks:
-            news = NEW_ATTRS if isinstance(self._sweep.pruner, Asha) else NEW_VALUES
+        news = translate.pruner_news(self._sweep.pruner)
+        if asks and news is not None:
             held = self._database_to_mirror(news, *keep, claim=claim, patience_s=patience_s)
         else:
             keep.append(self._sql.is_held(claim))

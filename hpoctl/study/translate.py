@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC
 
 import optuna
@@ -15,13 +17,16 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, create_trial
 
+from hpoctl import pruners
 from hpoctl.record import TrialRecord, TrialState
+from hpoctl.samplers import Cmaes, Gp, Learning, Nsga2, Tpe
 from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
 from hpoctl.study.protocol import Outcome
-from hpoctl.study.rows import Parts
-from hpoctl.sweep import Asha, Median, NoPruner, Sweep, Tpe
+from hpoctl.study.rows import NEW_ATTRS, NEW_VALUES, News, Parts
+from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
 
+_TRIES = 20  # so often a sampler is asked for a value that goes with the others
 _STATES = {
     optuna.trial.TrialState.WAITING: TrialState.WAITING,
     optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
@@ -39,11 +44,49 @@ ENDS = {
 
 def sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
     """The sampler for one trial: seeded by the trial's number, so the worker does not matter."""
-    seed = derive_seed(sweep.seed, number)
+    with warnings.catch_warnings():
+        # Which options are experimental, the sweep file's reference says.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _sampler(sweep, derive_seed(sweep.seed, number))
+
+
+def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     match sweep.sampler:
-        case Tpe(n_startup_trials=startup, multivariate=multivariate):
+        case Tpe():
+            conditional = bool(sweep.search_space.when) and sweep.sampler.multivariate
             return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, multivariate=multivariate, constant_liar=True
+                seed=seed,
+                n_startup_trials=sweep.sampler.n_startup_trials,
+                n_ei_candidates=sweep.sampler.n_ei_candidates,
+                multivariate=sweep.sampler.multivariate,
+                group=conditional if sweep.sampler.group is None else sweep.sampler.group,
+                constant_liar=sweep.sampler.constant_liar,
+            )
+        case Gp():
+            return optuna.samplers.GPSampler(
+                seed=seed,
+                n_startup_trials=sweep.sampler.n_startup_trials,
+                deterministic_objective=sweep.sampler.deterministic_objective,
+                warn_independent_sampling=False,
+            )
+        case Cmaes():
+            return optuna.samplers.CmaEsSampler(
+                seed=seed,
+                n_startup_trials=sweep.sampler.n_startup_trials,
+                popsize=sweep.sampler.popsize,
+                consider_pruned_trials=sweep.sampler.consider_pruned_trials,
+                use_separable_cma=sweep.sampler.use_separable_cma,
+                with_margin=sweep.sampler.with_margin,
+                lr_adapt=sweep.sampler.lr_adapt,
+                warn_independent_sampling=False,
+            )
+        case Nsga2():
+            return optuna.samplers.NSGAIISampler(
+                seed=seed,
+                population_size=sweep.sampler.population_size,
+                mutation_prob=sweep.sampler.mutation_prob,
+                crossover_prob=sweep.sampler.crossover_prob,
+                swapping_prob=sweep.sampler.swapping_prob,
             )
         case _:  # every point was drawn when the sweep was submitted
             return optuna.samplers.RandomSampler(seed=seed)
@@ -51,21 +94,63 @@ def sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
 
 def pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
     """The pruner that the sweep names."""
-    match sweep.pruner:
-        case Median():
+    return _pruner(sweep.pruner)
+
+
+def _pruner(given: pruners.AnyPruner) -> optuna.pruners.BasePruner:
+    match given:
+        case pruners.Median():
             return optuna.pruners.MedianPruner(
-                n_startup_trials=sweep.pruner.n_startup_trials,
-                n_warmup_steps=sweep.pruner.n_warmup_steps,
-                interval_steps=sweep.pruner.interval_steps,
+                n_startup_trials=given.n_startup_trials,
+                n_warmup_steps=given.n_warmup_steps,
+                interval_steps=given.interval_steps,
+                n_min_trials=given.n_min_trials,
             )
-        case Asha():
+        case pruners.Percentile():
+            return optuna.pruners.PercentilePruner(
+                given.percentile,
+                n_startup_trials=given.n_startup_trials,
+                n_warmup_steps=given.n_warmup_steps,
+                interval_steps=given.interval_steps,
+                n_min_trials=given.n_min_trials,
+            )
+        case pruners.Threshold():
+            return optuna.pruners.ThresholdPruner(
+                lower=given.lower,
+                upper=given.upper,
+                n_warmup_steps=given.n_warmup_steps,
+                interval_steps=given.interval_steps,
+            )
+        case pruners.Asha():
             return optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=sweep.pruner.min_resource,
-                reduction_factor=sweep.pruner.reduction_factor,
-                min_early_stopping_rate=sweep.pruner.min_early_stopping_rate,
+                min_resource=given.min_resource,
+                reduction_factor=given.reduction_factor,
+                min_early_stopping_rate=given.min_early_stopping_rate,
+                bootstrap_count=given.bootstrap_count,
             )
-        case NoPruner():
+        case pruners.Hyperband():
+            return optuna.pruners.HyperbandPruner(
+                min_resource=given.min_resource,
+                max_resource=given.max_resource,
+                reduction_factor=given.reduction_factor,
+                bootstrap_count=given.bootstrap_count,
+            )
+        case pruners.Patient(wrapped=pruners.NoPruner()):
+            return _patient(None, given)
+        case pruners.Patient():
+            return _patient(_pruner(given.wrapped), given)
+        case pruners.NoPruner():
             return optuna.pruners.NopPruner()
+
+
+def _patient(
+    wrapped: optuna.pruners.BasePruner | None, given: pruners.Patient
+) -> optuna.pruners.BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.pruners.PatientPruner(
+            wrapped, patience=given.patience, min_delta=given.min_delta
+        )
 
 
 def _distribution(distribution: Distribution) -> BaseDistribution:
@@ -80,15 +165,37 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
 
 def read_parts(sweep: Sweep) -> Parts | None:
     """What samplers and pruners read of other trials; None where they read nothing."""
-    tpe, median, asha = (
-        isinstance(sweep.sampler, Tpe),
-        isinstance(sweep.pruner, Median),
-        isinstance(sweep.pruner, Asha),
-    )
-    if not (tpe or median or asha):
+    news, sampler = pruner_news(sweep.pruner), sweep.sampler
+    learns = isinstance(sampler, Learning)
+    if not learns and news is None:
         return None
-    steps = (*(["PRUNED"] if tpe else []), *(["COMPLETE"] if median else []))
-    return Parts(params=tpe, values=True, attrs=asha, steps=steps)
+    ranks_pruned = isinstance(sampler, Tpe) or (
+        isinstance(sampler, Cmaes) and sampler.consider_pruned_trials
+    )
+    steps = (
+        *(["PRUNED"] if ranks_pruned else []),
+        *(["COMPLETE"] if news is NEW_VALUES else []),
+    )
+    attrs = news is NEW_ATTRS or keeps_notes(sweep)
+    return Parts(params=learns, values=True, attrs=attrs, steps=steps)
+
+
+def keeps_notes(sweep: Sweep) -> bool:
+    """Whether the sampler reads again what it noted on other trials: their generation."""
+    return isinstance(sweep.sampler, Cmaes | Nsga2)
+
+
+def pruner_news(given: pruners.AnyPruner) -> News | None:
+    """Where the news stand that a pruner compares with; None where it looks at its trial alone."""
+    match given:
+        case pruners.Median() | pruners.Percentile():
+            return NEW_VALUES
+        case pruners.Asha() | pruners.Hyperband():
+            return NEW_ATTRS
+        case pruners.Patient():
+            return pruner_news(given.wrapped)
+        case pruners.Threshold() | pruners.NoPruner():
+            return None
 
 
 def encoder(space: SearchSpace) -> Callable[[str, Value], tuple[float, str]]:
@@ -105,6 +212,58 @@ def template(space: SearchSpace, point: Params) -> FrozenTrial:
         params=dict(point),
         distributions={name: _distribution(space.parameters[name]) for name in point},
     )
+
+
+def sample(study: optuna.Study, trial_id: int, sweep: Sweep) -> Params:
+    """A whole point of a trial: as queued, else as the sampler wants it."""
+    space = sweep.search_space
+    number = study._storage.get_trial(trial_id).number
+    study.sampler = sampler(sweep, number)
+    study._thread_local.cached_all_trials = None  # of the trial before
+    with _one_thread(sweep):
+        trial = optuna.Trial(study, trial_id)
+
+        def choose(name: str, point: Params) -> Value:
+            if name in space.divides and name not in trial.params:
+                fitting = space.fitting(name, point)
+                trial._fixed_params[name] = _fitting(trial, name, space.parameters[name], fitting)
+            return suggest(trial, name, space.parameters[name])
+
+        return space.fill(choose)
+
+
+@contextmanager
+def _one_thread(sweep: Sweep) -> Iterator[None]:
+    """Keeps torch from starting threads: a pool of OpenMP does not survive the trial's fork."""
+    if not isinstance(sweep.sampler, Gp):
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fitting(
+    trial: optuna.Trial, name: str, distribution: Distribution, fitting: Sequence[Value]
+) -> Value:
+    """What the sampler wants of a parameter, of those values that go with the others.
+
+    A sampler knows one distribution a name, so it is asked again for a value that does not.
+    """
+    wanted = _distribution(distribution)
+    value: Value = trial.relative_params.get(name)
+    for _ in range(_TRIES):
+        if value in fitting:
+            return value
+        value = trial.study.sampler.sample_independent(
+            trial.study, trial._get_latest_trial(), name, wanted
+        )
+    return value if value in fitting else fitting[trial.number % len(fitting)]
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,23 @@ def test_a_refusal_shows_the_command_and_what_slurm_said(
     assert refused.value.exit_code == 3
 
 
+def test_a_controller_that_is_away_is_one_line_with_the_way_out(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program(
+        "sbatch",
+        'echo "sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received" >&2\n'
+        'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller'
+        ' (connect failure)" >&2; exit 1',
+    )
+    with pytest.raises(BatchSystemError) as refused:
+        slurm.submit(Path("/r/x.sh"), ARRAY, make_sweep(), run_dir, after=())
+    assert str(refused.value) == (
+        "sbatch: Zero Bytes were transmitted: try again in a minute;"
+        " 'hpoctl doctor' looks whether it is back"
+    )
+
+
 def test_a_surrounding_allocation_does_not_become_options_of_ours(
     fake_program: FakeProgram,
     run_dir: RunDir,
@@ -196,15 +214,34 @@ def test_without_slurm_the_error_names_the_way_out(
         "squeue is not on this machine: run this on the login node, or add --backend local"
     )
     assert refused.value.exit_code == 3
-    assert slurm.limits() == Limits()
+    assert slurm.limits(newer_than=time.time()) == Limits()
 
 
-def test_cancel_names_every_array(
+def test_cancel_names_every_array_that_is_still_this_runs(
     fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
 ) -> None:
+    (tmp_path / "moved").symlink_to(run_dir.path)
+    (tmp_path / "jobs").write_text(
+        f"7|{run_dir.path}/workers.sh|any\n7|{run_dir.path}/workers.sh|any\n"
+        f"8|{tmp_path}/moved/attached-1.sh|any\n"
+        "9|/elsewhere/workers.sh|hpo-s-attached-2\n"
+        "10|/home/me/other.sh|train|it\n"  # has the id of one that slurmctld forgot
+    )
+    fake_program("squeue", f"cat {tmp_path}/jobs")
     fake_program("scancel", f'echo "$@" > {tmp_path}/asked')
-    slurm.cancel(["7", "8"], run_dir)
-    assert (tmp_path / "asked").read_text() == "7 8\n"
+    slurm.cancel(["7", "8", "9", "10"], run_dir)
+    assert (tmp_path / "asked").read_text() == "7 8 9\n"
+    slurm.withdraw(["7", "8", "9", "10"], run_dir)
+    assert (tmp_path / "asked").read_text() == "--state=PENDING 7 8 9\n"
+
+
+def test_arrays_that_slurm_has_forgotten_need_no_cancel(
+    fake_program: FakeProgram, run_dir: RunDir, tmp_path: Path
+) -> None:
+    fake_program("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    fake_program("scancel", f"touch {tmp_path}/asked")
+    slurm.cancel(["7"], run_dir)
+    assert not (tmp_path / "asked").exists()
 
 
 def test_an_array_whose_submitter_died_is_found_by_its_script(fake_program: FakeProgram) -> None:

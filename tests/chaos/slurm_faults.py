@@ -157,8 +157,8 @@ def node_down(stage: Stage, chance: float) -> Strike | None:
 def walltime_end(stage: Stage, chance: float) -> Strike | None:
     """Lets a worker's walltime end in some seconds.
 
-    Slurm looks at the walltimes each 30 s and warns and ends then, so half of the workers get their
-    warning at once; the others learn it from Slurm, or not at all.
+    Slurm looks at the walltimes each 30 s and warns and ends then, so three of four workers get
+    their warning at once; the others learn it from Slurm, if nothing else hits them before.
     """
     if (found := _worker(stage, chance)) is None:
         return None
@@ -167,7 +167,7 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
     moment = datetime.now() + timedelta(seconds=2 + 16 * chance)
     end = moment.strftime("%Y-%m-%dT%H:%M:%S")
     stage.run("scontrol", "update", f"JobId={task.name}", f"EndTime={end}")
-    if int(chance * 100) % 2:
+    if int(chance * 100) % 4:
         stage.run("scancel", "--batch", "--signal=USR2", task.name)
 
     def warned() -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from apptainer import APPTAINER
 from conftest import Hpoctl
 from servers import Slurm
 
@@ -22,6 +24,35 @@ def test_a_good_site_is_ok_from_the_commands_to_a_job(hpoctl: Hpoctl, slurm: Slu
     assert findings["partition gpu"]["text"] == "2 nodes, 4 a100 each, up to 1d"
     assert "hpoctl" in findings["python"]["text"]
     assert list(hpoctl.folder.glob(".hpoctl-doctor-*")) == []
+
+
+def test_a_sweeps_container_is_looked_at_here_and_on_a_compute_node(
+    hpoctl: Hpoctl, slurm: Slurm
+) -> None:
+    hpoctl.env.update(slurm.env)
+    bring = f"export PATH={hpoctl.folder}/module:$PATH"
+    resources = {"container": "train.sif", "setup": [bring], "python": sys.executable}
+    tree = {
+        "study": "boxed",
+        "objective": "hpoctl.objectives.toy",
+        "search_space": {"x": {"type": "uniform", "min": 0, "max": 1}},
+        "budget": {"trials": 1},
+        "resources": resources,
+    }
+    (hpoctl.folder / "sweep.yaml").write_text(json.dumps(tree))
+    bad = found(hpoctl, "sweep.yaml", "--job", code=3)
+    fails = {what for what, finding in bad.items() if finding["level"] == "fails"}
+    assert fails == {"image", "container there", "python"}
+    assert bad["container"]["level"] == "warning"
+
+    (hpoctl.folder / "train.sif").touch()
+    (hpoctl.folder / "module").mkdir()
+    program = hpoctl.folder / "module" / "apptainer"
+    program.write_text(APPTAINER)
+    program.chmod(0o755)
+    good = found(hpoctl, "sweep.yaml", "--job")
+    assert good["image"]["text"] == f"{hpoctl.folder}/train.sif"
+    assert good["python"]["text"].endswith("in the container with hpoctl")
 
 
 def test_what_fails_is_code_3_with_a_way_out_and_no_password(hpoctl: Hpoctl, slurm: Slurm) -> None:

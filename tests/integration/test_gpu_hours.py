@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from servers import Slurm, wait_for
 
+from hpoctl import hours
+from hpoctl.record import WorkerId, WorkerRecord
 from integration.conftest import MakeSweep, Sweep
 
 QUICK: dict[str, Any] = {"mode": "async", "lease": "4s"}
@@ -79,6 +83,81 @@ def test_the_ledger_agrees_with_accounting_over_requeues_cancels_and_kills(
     assert {row["known_from"] for row in rows} == {"sacct"}
     whole = sum(int(row["gpus"]) * float(row["allocated_s"]) for row in rows) / 3600
     assert whole == pytest.approx(truth, rel=0.01)
+
+
+def by_scancel(slurm: Slurm, task: str) -> None:
+    slurm.ask("scancel", task)
+
+
+def by_requeue(slurm: Slurm, task: str) -> None:
+    slurm.ask("scontrol", "requeue", task)
+
+
+def by_preemption(slurm: Slurm, task: str) -> None:
+    node = slurm.ask("squeue", "-ho%N", f"-j{task}")
+    urgent = ("--qos=high", f"--nodelist={node}", "--exclusive", "--time=1", "--output=/dev/null")
+    slurm.ask("sbatch", *urgent, "--wrap=sleep 1")
+
+
+def by_walltime(slurm: Slurm, task: str) -> None:
+    """Slurm ends it at its next look, within half a minute."""
+    slurm.ask("scontrol", "update", f"JobId={task}", "TimeLimit=1", "EndTime=now+1")
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (by_scancel, "CANCELLED"),
+        (by_requeue, "REQUEUED"),
+        (by_preemption, "PREEMPTED"),
+        (by_walltime, "TIMEOUT"),
+    ],
+)
+def test_what_a_worker_finishes_after_slurm_ended_its_task_is_not_in_its_own_sum(
+    make_sweep: MakeSweep, end: Callable[[Slurm, str], None], state: str
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **QUICK,
+        workers=1,
+        budget={"trials": 100},
+        objective_args={"seconds": 4, "steps": 1},  # less than KillWait
+        resources={**GPUS, "gpus": 1},
+    )
+    (array,) = arrays = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+
+    def has_just_begun() -> bool:
+        begun = [worker.trial_at for worker in sweep.summary().workers if worker.trials > 1]
+        return bool(begun) and begun[0] is not None and time.time() - begun[0] < 1.5
+
+    wait_for(has_just_begun, 60, "a trial has just begun")
+    end(slurm, f"{array}_0")
+    first = sweep.summary().workers[0].id
+    wait_for(lambda: _life(sweep, first).ended_at is not None, 60, "the worker left")
+    slurm.ask("scancel", f"{array}_0")  # where it was queued again
+    wait_for(lambda: _first_life(slurm, arrays)[0] == state, 60, f"accounting says {state}")
+    worker, (_, charged_s) = _life(sweep, first), _first_life(slurm, arrays)
+    own_s = hours.spent([worker], time.time(), 0.0) * 3600
+    assert own_s == pytest.approx(charged_s, abs=1.7)  # accounting knows whole seconds
+    if state == "CANCELLED":
+        assert (worker.ended_at or 0) - (worker.told_at or 0) > 2, "it finished its trial"
+    sweep.ask("status", "a-study", "--repair")
+    total = sweep.status()["gpu_hours"]
+    assert total["allocated"] == pytest.approx(charged(slurm, arrays), rel=0.01)
+
+
+def _life(sweep: Sweep, id_: WorkerId) -> WorkerRecord:
+    return next(worker for worker in sweep.summary().workers if worker.id == id_)
+
+
+def _first_life(slurm: Slurm, arrays: list[str]) -> tuple[str, float]:
+    """How accounting says that the first life of the only task ended, and after how long."""
+    columns = "State,ElapsedRaw,End"
+    text = slurm.ask("sacct", "-DXnP", "-o", columns, "-j", ",".join(arrays)).splitlines()
+    state, elapsed, end = text[0].split("|")
+    return (state.split()[0], float(elapsed)) if end.isdigit() else ("", 0.0)
 
 
 def test_jobs_whose_setup_fails_are_allocated_though_nobody_signed_on(

@@ -131,6 +131,19 @@ def test_what_can_never_start_is_refused_before_anything_is_written(
     assert not sweep.run_dir.path.exists()
 
 
+def test_limits_that_were_read_lately_refuse_nothing_that_is_allowed_by_now(
+    make_sweep: MakeSweep, slurm: Slurm
+) -> None:
+    slurm.add_account("lifted", of_user=["MaxWall=10"])
+    sweep = make_sweep("journal", resources={"time": "5m", "account": "lifted"})
+    sweep.ask("check", "sweep.yaml")
+    sweep.rewrite(resources={"time": "20m", "account": "lifted"})
+    assert "use time: 10m" in sweep.hpoctl("check", "sweep.yaml", code=2).stderr
+    where = ("where", "name=root", "account=lifted")
+    slurm.ask("sacctmgr", "-i", "modify", "user", *where, "set", "MaxWall=30")
+    sweep.ask("check", "sweep.yaml")
+
+
 def advised(sweep: Sweep) -> dict[str, Any]:
     """The only delay of a study."""
     (delay,) = sweep.ask_json("why", "a-study")["delays"]

@@ -156,3 +156,28 @@ def test_a_run_that_is_shared_can_be_read_and_not_changed(
     other("scancel", array, code=210)
     assert slurm.ask("squeue", "-h", f"-j{array}") != ""
     owner.hpoctl("cancel", "theirs")
+
+
+def test_limits_are_read_and_explained_without_any_privilege(
+    users: tuple[User, User], slurm: Slurm
+) -> None:
+    user, _ = users
+    where = ("where", "name=games", "account=lab")
+    slurm.ask("sacctmgr", "-i", "modify", "user", *where, "set", "MaxWall=30", "MaxJobs=1")
+    sweep = {**SWEEP, "workers": 2}
+    (user.folder / "sweep.yaml").write_text(json.dumps({**sweep, "resources": {"time": "2h"}}))
+    refused = user.hpoctl("check", "sweep.yaml", code=2).stderr
+    assert refused == (
+        "hpoctl: resources.time is 2h, you in account lab may have 30m (MaxWall): use time: 30m\n"
+    )
+    (user.folder / "sweep.yaml").write_text(json.dumps(sweep))
+    user.hpoctl("submit", "sweep.yaml")
+
+    def explained() -> bool:
+        delays = json.loads(user.hpoctl("why", "--json").stdout)["delays"]
+        return any(
+            "you in account lab may run 1 tasks at once" in delay["text"] for delay in delays
+        )
+
+    wait_for(explained, 60, user.hpoctl("why").stdout)
+    user.hpoctl("cancel", "theirs")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from optuna.trial import TrialState
 from servers import wait_for
 
@@ -14,6 +17,7 @@ from hpoctl.trial import Checkpointed
 checkpoints = True
 
 def objective(trial):
+    print("attempt", trial.attempt)
     saved = trial.dir / "saved"
     step = int(saved.read_text()) if trial.resumed else 0
     with (trial.dir / "attempts").open("a") as lines:
@@ -89,9 +93,17 @@ def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
     wait_for(lambda: len(_steps(sweep)) > 2, 60, "trial 0 has reported")
     slurm.ask("scontrol", "requeue", f"{id_}_0")
     # Slurm holds it back for two minutes, unless it is told not to.
-    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
-    slurm.ask("scontrol", "update", f"JobId={id_}_0", "StartTime=now")
-    sweep.await_finished(1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "hpoctl", "logs", "a-study", "0", "-f"],
+        cwd=sweep.hpoctl.folder,
+        env=sweep.hpoctl.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
+        slurm.ask("scontrol", "update", f"JobId={id_}_0", "StartTime=now")
+        sweep.await_finished(1)
+        assert follower.communicate(timeout=30)[0].splitlines() == ["attempt 1", "attempt 2"]
     (trial,) = sweep.trials()
     assert trial.intermediate_values == {step: 1 / step for step in range(1, 13)}
     (first, second) = attempts(sweep)
@@ -99,6 +111,26 @@ def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
     assert second[0] == 2 and second[1] > 2
     assert [worker.told for worker in sweep.summary().workers] == ["SIGTERM", None]
     assert not sweep.attrs()[0].get("lost")
+
+
+def test_a_trial_whose_job_is_given_more_time_meanwhile_uses_it(make_sweep: MakeSweep) -> None:
+    sweep = with_objective(
+        make_sweep(
+            "postgresql",
+            mode="sequential",
+            objective="mine",
+            objective_args={"steps": 70},
+            budget={"trials": 1},
+            resources={"time": "1m", "warning": "29s"},
+        )
+    )
+    (id_,) = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: bool(_steps(sweep)), 60, "trial 0 has reported")
+    slurm.ask("scontrol", "update", f"JobId={id_}_0", "TimeLimit=5")
+    sweep.await_finished(1)
+    assert attempts(sweep) == [(1, 0)]
 
 
 def _steps(sweep: Sweep) -> list[str]:

@@ -119,6 +119,8 @@ def test_a_trial_that_fails_does_not_end_its_worker(make_sweep: MakeSweep) -> No
     log = sweep.ask("logs", "a-study", "1")
     assert log.startswith("trial 1 begins\nTraceback")
     assert "the answer is 42" in log
+    both = sweep.ask("logs", "a-study", "1,3")
+    assert both.startswith(f"==> trial 1 <==\n{log}==> trial 3 <==\n")
 
 
 def test_what_a_trial_started_ends_with_it(make_sweep: MakeSweep) -> None:

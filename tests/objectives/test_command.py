@@ -48,6 +48,11 @@ def is_alive(pid: int) -> bool:
 # parameters to the program
 
 
+def test_a_word_with_a_parameter_that_the_trial_has_not_is_left_out() -> None:
+    words = ["train", "--method={method}", "--r={lora.r}", "{{lora.r}}"]
+    assert command.fill_all(words, {"method": "full"}) == ["train", "--method=full", "{lora.r}"]
+
+
 def test_placeholders_become_the_values_of_the_trial(trial: FakeTrial) -> None:
     script = 'printf "%s\\n" "$@" > "$HPOCTL_TRIAL_DIR/argv"; echo "{\\"loss\\": 1}"'
     words = ("--lr={training.lr}", "{training.name}", "{r}", "{training.fast}", "{none}")

@@ -310,3 +310,16 @@ def test_a_forked_child_loads_nothing(
         process.kill()
         process.join()
     assert result == pytest.approx(quality(infer(temperature=0.5)))
+
+
+def test_prompts_and_completions_of_a_file_are_told_apart(
+    args: Mapping[str, object], model: Trained, tmp_path: Path
+) -> None:
+    rows = [{"ask": f"What is {n}? ", "say": "A number."} for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    dataset = {"path": str(path), "prompt_column": "ask", "completion_column": "say"}
+    text = inference.text_of({**args, "dataset": {**dataset, "cache": False}})
+    found = generation.cases(text.validation, settings.read(FEW, {}))
+    assert {generation.decoded(model, case.reference) for case in found} == {"A number."}
+    assert all(generation.decoded(model, case.prompt).startswith("What is") for case in found)

@@ -129,7 +129,7 @@ def test_kl_is_that_of_the_two_models(teacher: str, make_trial: MakeTrial) -> No
         AutoModelForCausalLM.from_pretrained(folder) for folder in (teacher, trial.dir / "model")
     )
     blocks = torch.stack(
-        [row["input_ids"] for row in corpus(read_source(ARGS["dataset"])).validation]
+        [row["input_ids"] for row in corpus(*read_source(ARGS["dataset"])).validation]
     )
     with torch.no_grad():
         p, q = (functional.log_softmax(llm(blocks).logits[:, :-1], -1) for llm in (known, learnt))

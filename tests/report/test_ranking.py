@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 from hpoctl import config
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.report.ranking import best, best_config
+from hpoctl.samplers import Manual
 from hpoctl.space import Value, nest
-from hpoctl.sweep import Manual, Metric
+from hpoctl.sweep import Metric
 
 LOSS = Metric(name="eval_loss")
 ACCURACY = Metric(name="accuracy", goal="maximize")

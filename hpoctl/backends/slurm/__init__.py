@@ -32,10 +32,10 @@ _GLANCE_S = 5.0  # a status without Slurm is better than none
 _PATIENCE_S = 20.0  # slurmctld is started again in less
 
 
-def script(array: JobArray, sweep: Sweep, run_dir: RunDir) -> str:
+def script(array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None) -> str:
     """The batch script of an array: header, exports, and the worker's script verbatim."""
     lines = [f"#SBATCH {option}" for option in _options(array, sweep, run_dir)]
-    return "\n".join(["#!/bin/bash", *lines, "", body(exports(array, sweep, run_dir))])
+    return "\n".join(["#!/bin/bash", *lines, "", body(exports(array, sweep, run_dir, workdir))])
 
 
 def _options(array: JobArray, sweep: Sweep, run_dir: RunDir) -> list[str]:
@@ -75,10 +75,13 @@ def _excluded(sweep: Sweep) -> list[str]:
     return [f.removeprefix(flag) for f in sweep.resources.sbatch if f.startswith(flag)][-1:]
 
 
-def exclude(ids: Sequence[str], nodes: Sequence[str], sweep: Sweep) -> None:
+def exclude(ids: Sequence[str], nodes: Sequence[str], sweep: Sweep, run_dir: RunDir) -> None:
     """Keeps what of these arrays has not started yet from some nodes. Raises BatchSystemError."""
     listed = ",".join([*_excluded(sweep), *nodes])
-    pending = ["squeue", "--noheader", f"--jobs={','.join(ids)}", "--states=PENDING"]
+    ours = _ours(ids, run_dir)
+    if not ours:
+        return
+    pending = ["squeue", "--noheader", f"--jobs={','.join(ours)}", "--states=PENDING"]
     waiting = ask([*pending, "--format=%i"]).split()
     for task in waiting:  # one line for all tasks of an array that wait: 12_[4-7%2]
         job = task.partition("_")[0] if "[" in task else task
@@ -99,8 +102,10 @@ def submit(
     script: Path, array: JobArray, sweep: Sweep, run_dir: RunDir, after: Sequence[str]
 ) -> str:
     """Hands a script to Slurm and gives the id of its array. Raises BatchSystemError."""
-    dependency = [f"--dependency=afterany:{':'.join(after)}"] if after else []
-    answer = ask(["sbatch", "--parsable", *dependency, str(script)])
+    flags = [f"--dependency=afterany:{':'.join(after)}"] if after else []
+    if array.exclude:  # known since the script was written, perhaps
+        flags.append(f"--exclude={','.join([*_excluded(sweep), *array.exclude])}")
+    answer = ask(["sbatch", "--parsable", *flags, str(script)])
     return answer.strip().split(";")[0]
 
 
@@ -210,15 +215,36 @@ def remembered(run_dir: RunDir) -> tuple[Charge, ...] | None:
 
 def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
     """Ends these arrays, running or not. Raises BatchSystemError."""
-    if ids:
-        ask(["scancel", *ids])
+    if ids and (ours := _ours(ids, run_dir)):
+        ask(["scancel", *ours])
 
 
-def limits() -> Limits:
-    """What this cluster allows; no limits where there is no Slurm to ask."""
-    from hpoctl.backends.slurm import site  # which a command that only reads has no use for
+def _ours(ids: Sequence[str], run_dir: RunDir) -> list[str]:
+    """Those of these arrays that Slurm has, and as this run's.
 
-    return site.read()
+    A slurmctld that was killed may have lost its last ids, and gives them to other jobs. A job is
+    ours by its script or, as a run directory may have been moved, by its name.
+    """
+    try:
+        said = ask(["squeue", "--noheader", f"--jobs={','.join(ids)}", "--format=%F|%o|%j"])
+    except BatchSystemError as refused:
+        if "Invalid job id" in str(refused):  # ended so long ago that Slurm forgot them
+            return []
+        raise
+    found: dict[str, bool] = {}
+    for id_, command, name in (line.split("|", 2) for line in said.splitlines()):
+        by_script = Path(command).resolve().parent == run_dir.path.resolve()
+        found[id_] = by_script or name.startswith(f"hpo-{slug(run_dir.run().study)}-")
+    if foreign := [id_ for id_, mine in found.items() if not mine]:
+        log.warning("jobs %s are not of this run by now: left alone", ", ".join(foreign))
+    return [id_ for id_, mine in found.items() if mine]
+
+
+def limits(newer_than: float) -> Limits:
+    """What this cluster allows, as of after this moment; no limits where there is no Slurm."""
+    from hpoctl.backends.slurm import kept  # which a command that only reads has no use for
+
+    return kept.read(newer_than)
 
 
 def room(caps: Sequence[Cap]) -> int | None:
@@ -239,8 +265,8 @@ def _submitted(cap: Cap) -> int:
 
 def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:
     """Ends those tasks of these arrays that have not started. Raises BatchSystemError."""
-    if ids:
-        ask(["scancel", "--state=PENDING", *ids])
+    if ids and (ours := _ours(ids, run_dir)):
+        ask(["scancel", "--state=PENDING", *ours])
 
 
 def why(ids: Sequence[str]) -> tuple[Delay, ...]:

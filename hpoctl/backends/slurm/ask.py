@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import time
+from pathlib import Path
 
+from hpoctl.backends.slurm import door
 from hpoctl.errors import BatchSystemError
 
 _OF_A_TASK = ("HPOCTL_TASK", "HPOCTL_NODE")  # slurm/worker.sh keeps them where they are given
@@ -16,10 +18,13 @@ _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is, and 
 # A surrounding job's SLURM_* would become options of ours, the others change what questions answer.
 # SBATCH_* are a user's own defaults for every sbatch, but for what our scripts say themselves:
 # the environment would win over them.
-_FOREIGN = re.compile(
+# Written so that bash reads it too, for slurm/container.sh.
+_FOREIGN = (
     "(SLURM|SLURMD|SALLOC|SRUN|SQUEUE|SACCT|SACCTMGR|SCANCEL|SCONTROL|SINFO)_"
     "|SBATCH_(ARRAY_INX|ERROR|INPUT|JOB_NAME|OPEN_MODE|OUTPUT|SIGNAL|TIMELIMIT|WAIT)$"
 )
+_SECONDS = "SLURM_TIME_FORMAT=%s"  # since 1970, whatever the time zone
+_SAY_TIMES = ("squeue", "sacct")  # and not sbatch, which would hand it to the job
 _PASSING = re.compile(
     "unable to contact slurm controller|zero bytes were transmitted|socket timed out"
     "|connection (refused|reset|timed out)|connect failure|slurm backup controller in standby"
@@ -36,9 +41,7 @@ def ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
     """One Slurm command's standard output. Raises BatchSystemError with argv and stderr."""
     shown = " ".join(argv)
     try:
-        done = subprocess.run(
-            argv, text=True, capture_output=True, timeout=timeout_s, env=_environ(argv[0])
-        )
+        done = _run(argv, timeout_s)
     except FileNotFoundError:
         raise NotHere(
             f"{argv[0]} is not on this machine: run this on the login node, or add --backend local"
@@ -47,8 +50,37 @@ def ask(argv: list[str], *, timeout_s: float = _TIMEOUT_S) -> str:
         raise BatchSystemError(f"{shown}: no answer within {timeout_s:.0f} s") from late
     if done.returncode:
         complaint = " ".join(done.stderr.split()).removeprefix(f"{argv[0]}: error: ")
+        if away := _PASSING.search(complaint):
+            way = "try again in a minute; 'hpoctl doctor' looks whether it is back"
+            raise BatchSystemError(f"{argv[0]}: {away[0]}: {way}")
         raise BatchSystemError(f"{shown}: {complaint or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def _run(argv: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Here, or outside of the container that this is in."""
+    if place := os.environ.get("HPOCTL_DOOR"):
+        return _run_outside(Path(place), argv, timeout_s)
+    return subprocess.run(
+        argv, text=True, capture_output=True, timeout=timeout_s, env=_environ(argv[0])
+    )
+
+
+def _run_outside(
+    place: Path, argv: list[str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    drop = f"{_FOREIGN}|({'|'.join(_OF_A_TASK)})$"
+    keep, variable = "|".join(_KEPT), _SECONDS if argv[0] in _SAY_TIMES else ""
+    try:
+        said = door.run(place, argv, drop=drop, keep=keep, variable=variable, timeout_s=timeout_s)
+    except TimeoutError as late:
+        raise subprocess.TimeoutExpired(argv, timeout_s) from late
+    except OSError as closed:
+        text = f"{argv[0]}: cannot be run outside of this container: {closed}"
+        raise BatchSystemError(text) from closed
+    if said.code == door.NOT_FOUND:
+        raise FileNotFoundError(argv[0])
+    return subprocess.CompletedProcess(argv, said.code, said.out, said.err)
 
 
 def ask_patiently(argv: list[str], *, timeout_s: float) -> str:
@@ -69,10 +101,11 @@ def _environ(program: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name in _KEPT or not _FOREIGN.match(name)
+        if name in _KEPT or not re.match(_FOREIGN, name)
     }
-    if program in ("squeue", "sacct"):  # and not sbatch, which would hand it to the job
-        kept["SLURM_TIME_FORMAT"] = "%s"  # seconds since 1970, whatever the time zone
+    if program in _SAY_TIMES:
+        name, _, value = _SECONDS.partition("=")
+        kept[name] = value
     if "SLURM_JOB_ID" in os.environ:  # a task that submits another gives it neither its name
         for name in _OF_A_TASK:
             kept.pop(name, None)

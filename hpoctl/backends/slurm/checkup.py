@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
-from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm import kept, site
 from hpoctl.backends.slurm.ask import ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.finding import Finding, fails, ok, warning
 from hpoctl.fit import allowance, span
 from hpoctl.limits import Demand, Limits, Measure, caps
+from hpoctl.script import exec_words, image_file
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 _NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 _BETTER = {"sacctmgr": "limits are not known", "sacct": "the GPU-hours of killed jobs are guessed"}
@@ -42,7 +48,7 @@ def look_over() -> Iterator[Finding]:
         yield fails("controller", str(wrong), "ask your administrators, or try again later")
         return
     took_ms = (time.monotonic() - asked_at) * 1000
-    limits = site.read()
+    limits = kept.read(time.time())
     yield ok("controller", f"Slurm {limits.version} answers in {took_ms:.0f} ms")
     yield from _accounts(limits)
     yield from _partitions(limits)
@@ -104,24 +110,67 @@ def _anything(limits: Limits) -> Demand:
     )
 
 
-def try_a_job(folder: Path) -> Iterator[Finding]:
-    """Runs a job that looks at this folder and this Python from a compute node."""
+def look_at(sweep: Sweep) -> Iterator[Finding]:
+    """What a sweep needs besides Slurm: the program and the image of its container."""
+    container = sweep.resources.container
+    if container is None:
+        return
+    program = shutil.which("apptainer") or shutil.which("singularity")
+    if program:
+        yield ok("container", program)
+    else:
+        way = "add --job to look on a compute node; resources.setup may have to load its module"
+        yield warning("container", "neither apptainer nor singularity is on this machine", way)
+    image = image_file(container, Path.cwd())
+    if image is not None and not image.exists():
+        yield fails("image", f"{image} is not there", "build it, or mend resources.container")
+    elif image is not None:
+        yield ok("image", str(image))
+
+
+def try_a_job(folder: Path, sweep: Sweep | None = None) -> Iterator[Finding]:
+    """Runs a job that looks at this folder and this Python, or a sweep's, from a compute node."""
     place = Path(tempfile.mkdtemp(prefix=".hpoctl-doctor-", dir=folder))
     script, said = place / "job.sh", place / "said"
-    script.write_text(
-        "#!/bin/bash\n#SBATCH --job-name=hpoctl-doctor\n#SBATCH --time=2\n"
-        f"#SBATCH --output={place}/log\n"
-        f"{quote(sys.executable)} -c 'import hpoctl' && echo python >>{quote(str(said))}\n"
-        f"squeue --me >/dev/null && echo slurm >>{quote(str(said))}\n"
-        f"echo end >>{quote(str(said))}\n"
-    )
     try:
-        yield from _outcome(script, said)
+        script.write_text(_job(place, said, sweep))
+        yield from _outcome(script, said, sweep)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _outcome(script: Path, said: Path) -> Iterator[Finding]:
+def _job(place: Path, said: Path, sweep: Sweep | None) -> str:
+    """A batch script that says line by line what there is, in the sweep's environment."""
+    header = ["--job-name=hpoctl-doctor", "--time=2", f"--output={place}/log"]
+    setup: Sequence[str] = ()
+    python = quote(_python(sweep))
+    if sweep is not None:
+        own = sweep.resources
+        named = {"partition": own.partition, "account": own.account, "qos": own.qos}
+        header += [f"--{flag}={value}" for flag, value in named.items() if value is not None]
+        setup = own.setup
+        if own.container is not None:
+            words = exec_words(own.container, Path.cwd(), [place])
+            python = f'"$program" exec {shlex.join(words)} {python}'
+    lines = (
+        f"exec 3>>{quote(str(said))}",
+        *setup,
+        "program=$(command -v apptainer || command -v singularity) && echo container >&3",
+        f"{python} -c 'import hpoctl' && echo python >&3",
+        "squeue --me >/dev/null && echo slurm >&3",
+        "echo end >&3",
+    )
+    return "\n".join(["#!/bin/bash", *(f"#SBATCH {option}" for option in header), *lines, ""])
+
+
+def _python(sweep: Sweep | None) -> str:
+    if sweep is None:
+        return sys.executable
+    inside = "python3" if sweep.resources.container else sys.executable
+    return sweep.resources.python or inside
+
+
+def _outcome(script: Path, said: Path, sweep: Sweep | None) -> Iterator[Finding]:
     try:
         id_ = ask(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
     except BatchSystemError as wrong:
@@ -141,11 +190,19 @@ def _outcome(script: Path, said: Path) -> Iterator[Finding]:
             yield fails("job", f"a compute node did not write to {script.parent.parent}", way)
         return
     yield ok("shared folder", f"a compute node writes to {script.parent.parent}")
+    boxed = sweep is not None and sweep.resources.container is not None
+    if boxed and "container" in words:
+        yield ok("container there", "compute nodes have apptainer, or singularity")
+    elif boxed:
+        way = "give resources.setup the line that brings it, such as 'module load apptainer'"
+        yield fails("container there", "a compute node has neither apptainer nor singularity", way)
+    python = _python(sweep) + " in the container" * boxed
     if "python" in words:
-        yield ok("python", f"a compute node runs {sys.executable} with hpoctl")
+        yield ok("python", f"a compute node runs {python} with hpoctl")
     else:
         way = "give resources.setup the lines that make it run, or resources.python another one"
-        yield fails("python", f"a compute node cannot run hpoctl by {sys.executable}", way)
+        way = "install hpoctl in the image, or name its Python: resources.python" if boxed else way
+        yield fails("python", f"a compute node cannot run hpoctl by {python}", way)
     if "slurm" in words:
         yield ok("squeue there", "compute nodes reach Slurm")
     else:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from hpoctl.backends.slurm.ask import ask
+from hpoctl.backends.slurm.notation import moment
 
 _TIMEOUT_S = 5  # a trial's report may wait meanwhile
 
@@ -16,8 +15,5 @@ def ends_at(task: str) -> float | None:
 
 
 def parse_end(text: str) -> float | None:
-    """squeue's `%e`, in this machine's local time; `N/A` and `NONE` are no time."""
-    try:
-        return time.mktime(time.strptime(text.strip(), "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
+    """squeue's `%e` of one task; `N/A` and `NONE` are no time."""
+    return moment(text.strip())

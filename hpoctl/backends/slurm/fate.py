@@ -42,6 +42,8 @@ def by_queue(
 def _of(worker: WorkerRecord, task: TaskRecord | None) -> Fate:
     if task is None:
         return Fate.FORGOTTEN
+    if task.state is TaskState.COMPLETING:  # the worker may be finishing its trial, for KillWait
+        return Fate.UNKNOWN
     if task.restarts > worker.restarts or task.state in _ENDED:
         return Fate.GONE
     match task.state:

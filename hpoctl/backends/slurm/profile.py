@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm import kept
 from hpoctl.fit import span
 from hpoctl.limits import Limits, Nodes, Partition
 
 
 def profile() -> list[str]:
     """Lines below `resources:` as this cluster would have them; none without a cluster."""
-    return list(lines(site.read()))
+    return list(lines(kept.read(time.time())))
 
 
 def lines(limits: Limits) -> Iterator[str]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from hpoctl.backends.slurm import jobs as queue
-from hpoctl.backends.slurm import site
+from hpoctl.backends.slurm import kept
 from hpoctl.backends.slurm.jobs import Job
 from hpoctl.delay import Change, Delay
 from hpoctl.fit import allowance, span, unit
@@ -86,7 +87,7 @@ def read(ids: Sequence[str]) -> tuple[Delay, ...]:
             known[cap] = queue.counted(cap)
         return known[cap]
 
-    return explain(jobs, site.read(), used)
+    return explain(jobs, kept.read(time.time()), used)
 
 
 def explain(jobs: Sequence[Job], limits: Limits, used: Used) -> tuple[Delay, ...]:

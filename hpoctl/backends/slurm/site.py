@@ -6,13 +6,11 @@ that is not known. Every question may stay without an answer; then there is less
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hpoctl.backends.slurm.ask import ask
+from hpoctl.backends.slurm.ask import NotHere, ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.limits import (
     Account,
@@ -27,6 +25,7 @@ from hpoctl.limits import (
 )
 
 TIMEOUT_S = 5  # a plan without limits is better than none
+_NO_ACCOUNTING = re.compile("not running a supported accounting_storage plugin", re.IGNORECASE)
 _OF_ASSOCIATIONS = (
     "Account,User,Partition,ParentName,GrpJobs,GrpSubmit,GrpTRES,GrpTRESRunMins,"
     "MaxJobs,MaxSubmit,MaxTRES,MaxWall,QOS,DefaultQOS"
@@ -55,9 +54,8 @@ _ONE_TASK = {"MaxTRES": Measure.EACH, "MaxTRESPerNode": Measure.EACH, "MaxWall":
 Row = Mapping[str, str]
 
 
-def read() -> Limits:
-    """What this cluster allows this user; whatever it did not say is left out."""
-    user = pwd.getpwuid(os.getuid()).pw_name
+def answers(user: str) -> list[str | None]:
+    """What `parse` reads, None for a question that Slurm did not answer now."""
     of_user = ["show", "user", user, "withassoc", f"format=DefaultAccount,{_OF_ASSOCIATIONS}"]
     questions = (
         ["scontrol", "show", "config"],
@@ -68,15 +66,16 @@ def read() -> Limits:
         ["sacctmgr", "-P", "show", "qos"],
     )
     with ThreadPoolExecutor(len(questions)) as at_once:
-        config, partitions, nodes, mine, accounts, qos = at_once.map(_answer, questions)
-    return parse(config, partitions, nodes, mine, accounts, qos, user=user)
+        return list(at_once.map(_answer, questions))
 
 
-def _answer(question: list[str]) -> str:
+def _answer(question: list[str]) -> str | None:
     try:
         return ask(question, timeout_s=TIMEOUT_S)
-    except BatchSystemError:
+    except NotHere:
         return ""
+    except BatchSystemError as wrong:
+        return "" if _NO_ACCOUNTING.search(str(wrong)) else None
 
 
 def parse(

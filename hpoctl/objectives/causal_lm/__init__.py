@@ -4,9 +4,10 @@
 
     model:     from_scratch: gpt2, num_layers, hidden_size, num_heads, ff_dim, dropout (`models`)
     training:  any field of transformers.TrainingArguments, and short names (`training`)
+    dataset:   which text, and how it is cut (`text`); only the latter may be searched
 
-`objective_args` alone holds `dataset` (`text`), as the text is read once for all trials, and
-`save: true`, which leaves the trained model and its tokenizer in `model/` of the trial's folder.
+`objective_args` alone holds `save: true`, which leaves the trained model and its tokenizer in
+`model/` of the trial's folder.
 
 The worker calls `prepare` once and then forks a child for each trial, which calls `objective`.
 So nothing that `prepare` does may start CUDA or a pool of threads: neither survives a fork.
@@ -30,19 +31,19 @@ from hpoctl.trial import Trial
 __all__ = ["create_llm", "objective", "prepare"]
 
 _GROUPS = ("dataset", "model", "training", "measure", "save", "keep_checkpoint", "processes")
-_SEARCHED = ("model", "training")
+_SEARCHED = ("model", "training", "dataset")
 checkpoints = True  # a trial that was cut off goes on where it was
 
 
 def prepare(args: Mapping[str, object]) -> None:
     """Do once, before any fork, what all trials share: imports, text, tokenizer.
 
-    Raises ValueError where `args` cannot be used by any trial.
+    Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
     check_names(args, _GROUPS)
     models.family(group(args, "model"))
     measure = measures.read(group(args, "measure"))
-    source = read_source(group(args, "dataset"))
+    source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
     import torch
 
@@ -54,7 +55,7 @@ def prepare(args: Mapping[str, object]) -> None:
 
     from hpoctl.objectives.causal_lm import results  # noqa: F401  # children inherit it
 
-    corpus(source)
+    corpus(source, how)
     if measure.kl not in (None, "base"):
         from hpoctl.objectives.causal_lm import teacher, trained
 
@@ -85,7 +86,7 @@ def _train(trial: Trial) -> dict[str, float]:
         **models.family(group(trial.params, "model")),
     }
     models.sizes(model)
-    source = read_source(group(trial.args, "dataset"))
+    source, how = read_source(group(trial.args, "dataset"), group(trial.params, "dataset"))
     training = fields(group(trial.args, "training"), group(trial.params, "training"))
     import torch
     from transformers import set_seed
@@ -94,10 +95,10 @@ def _train(trial: Trial) -> dict[str, float]:
 
     torch.set_num_threads(trial.cpus)
     made = training_arguments(training, trial, ranks.world_of(trial))
-    text = corpus(source)
+    text = corpus(source, how)
     set_seed(trial.seed)
-    vocab_size = text.tokenizer.get_vocab_size()
-    llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
+    vocab_size = len(text.tokenizer)
+    llm = models.build(model, vocab_size=vocab_size, block_size=how.max_length)
     teacher = results.prepare(measure, model, llm, text)
     trainer = create_trainer(llm, text, made, trial, rungs(training))
     trainer.follower.meter.began = began

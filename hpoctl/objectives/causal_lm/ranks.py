@@ -133,7 +133,8 @@ class _Rank:
 
 def _live(trial: ProgramTrial, body: Body, meet: Path, words: Connection) -> None:
     """The whole life of a rank."""
-    end_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    end_with_parent(signal.SIGKILL, os.getppid() if parent is None else parent.pid or 0)
     try:
         _join(trial, meet)
         try:

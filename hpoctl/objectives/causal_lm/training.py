@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.objectives.causal_lm.text import END, Corpus
+from hpoctl.objectives.causal_lm.text import Corpus, collate
 from hpoctl.trial import Pruned, Trial
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from torch import Tensor
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
     from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 
@@ -44,17 +42,9 @@ def create_trainer(
         args=made,
         train_dataset=text.train,
         eval_dataset=text.validation,
-        data_collator=_collate,
+        data_collator=collate,
         follower=Follower(trial, rungs),
     )
-
-
-def _collate(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch of blocks; the model itself shifts the labels by one token."""
-    import torch
-
-    ids = torch.stack([row["input_ids"] for row in rows])
-    return {"input_ids": ids, "labels": ids.clone()}
 
 
 def run(trainer: TrialTrainer) -> Trained:
@@ -85,11 +75,8 @@ def run(trainer: TrialTrainer) -> Trained:
     )
 
 
-def save(trainer: TrialTrainer, tokenizer: Tokenizer, folder: Path) -> None:
+def save(trainer: TrialTrainer, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Leave what `from_pretrained(folder)` of a model and a tokenizer read."""
-    from transformers import PreTrainedTokenizerFast
-
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
-        wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-        wrap(tokenizer_object=tokenizer, bos_token=END, eos_token=END).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -48,7 +48,7 @@ def prepare(args: Mapping[str, object]) -> None:
     from hpoctl.objectives.inference import results  # noqa: F401  # children inherit the import
 
     model = _model(args)
-    _text(args, model)
+    text_of(args)
     _scorer(args, model)
 
 
@@ -69,7 +69,7 @@ def objective(trial: Trial) -> dict[str, float]:
 
     torch.set_num_threads(trial.cpus)
     model = _model(trial.args)
-    text, scorer = _text(trial.args, model), _scorer(trial.args, model)
+    text, scorer = text_of(trial.args), _scorer(trial.args, model)
     if torch.cuda.is_available():
         for each in (model, scorer or model):
             llm: torch.nn.Module = each.llm
@@ -87,11 +87,10 @@ def _model(args: Mapping[str, object]) -> Trained:
     return trained.load("model.pretrained", str(given["pretrained"]))
 
 
-def _text(args: Mapping[str, object], model: Trained) -> Corpus:
-    text = corpus(read_source(group(args, "dataset")))
-    if text.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-        raise ValueError("dataset: makes another tokenizer than that of model.pretrained")
-    return text
+def text_of(args: Mapping[str, object]) -> Corpus:
+    """The text, in the tokens of the model's own tokenizer."""
+    source, how = read_source(group(args, "dataset"))
+    return corpus(source, how, str(group(args, "model")["pretrained"]))
 
 
 def _scorer(args: Mapping[str, object], model: Trained) -> Trained | None:

@@ -57,6 +57,11 @@ def test_a_task_that_runs_again_says_nothing_good_of_its_former_life() -> None:
     assert by_state(TaskState.RUNNING, restarts=1, known=1) is Fate.RUNNING
 
 
+def test_a_worker_whose_task_is_queued_again_may_finish_its_trial_within_killwait() -> None:
+    assert by_state(TaskState.COMPLETING, restarts=1) is Fate.UNKNOWN
+    assert by_state(TaskState.PENDING, restarts=1) is Fate.GONE
+
+
 @pytest.mark.parametrize(
     ("state", "cause"),
     [
@@ -104,6 +109,17 @@ SACCT = """\
 7_[3-9%2]|1000|Unknown|Unknown|PENDING|0|
 7_10|1000|2000|2005|CANCELLED by 1000|5|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
 """
+
+
+def test_a_job_that_was_cancelled_before_it_began_has_cost_nothing() -> None:
+    # as later releases write it, in times without SLURM_TIME_FORMAT too
+    text = (
+        "8_0|2026-09-05T18:23:23|None|2026-09-06T12:59:09|CANCELLED by 30154|0|\n"
+        "8_1|2026-09-05T18:23:23|2026-09-05T18:23:24|2026-09-05T18:23:34|OUT_OF_MEMORY|10|gres/gpu=1\n"
+    )
+    ((_, charge),) = accounting.parse(text)
+    assert (charge.task, charge.elapsed_s, charge.gpus) == ("8_1", 10.0, 1)
+    assert charge.ended_at == charge.started_at + 10
 
 
 def fate_by_accounting(who: WorkerRecord) -> Fate:

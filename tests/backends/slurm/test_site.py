@@ -172,3 +172,55 @@ def test_a_site_without_accounting_still_tells_its_sizes() -> None:
 
 def test_a_site_that_answers_nothing_sets_no_limits() -> None:
     assert site.parse("", "", "", "", "", "", user="ada") == Limits()
+
+
+# Of the other releases: fields and spellings as their output is published, with names of our own and
+# without what nobody reads here. 20.11.6: the tests of hpcugent/vsc-administration. 23.02.7 and 25.05.9:
+# `scontrol show` in the notes and tests of users of such clusters. Slurm before 23.02 and its later
+# releases agree in the fields that hpoctl reads.
+OTHERS: dict[str, tuple[str, str, dict[str, object], dict[str, float]]] = {
+    "20.11.6": (
+        "Configuration data as of 2022-04-27T10:07:02\nAccountingStorageEnforce = associations\n"
+        "ClusterName             = mine\nSLURM_VERSION           = 20.11.6\n\n"
+        "Cgroup Support Configuration:\nAllowedRAMSpace         = 100.0%\n",
+        "PartitionName=work AllowGroups=a,b AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=YES"
+        " QoS=N/A DefaultTime=01:00:00 DisableRootJobs=YES MaxTime=3-00:00:00 Nodes=n1,n2"
+        " OverTimeLimit=NONE PreemptMode=OFF State=UP JobDefaults=(null) DefMemPerCPU=800"
+        " MaxMemPerNode=3200 TRESBillingWeights=CPU=1,Mem=1.33G\n",
+        {"max_minutes": 4320, "mb_per_cpu": 800, "qos": None, "up": True},
+        {"cpu": 1.0, "mem": 1.33 / 1024},
+    ),
+    "23.02.7": (
+        "Configuration data as of 2024-01-10T12:00:00\nAccountingStorageEnforce = associations,limits,"
+        "qos,safe\nMaxArraySize            = 1001\nSlurmctldParameters     = (null)\n"
+        "SLURM_VERSION           = 23.02.7\nSuspendTime             = INFINITE\n",
+        "PartitionName=gpu AllowGroups=ALL AllowAccounts=ALL AllowQos=short,long AllocNodes=ALL"
+        " Default=NO QoS=N/A DefaultTime=01:00:00 MaxTime=1-00:00:00 Nodes=nid[001000,001002]"
+        " OverSubscribe=NO State=UP JobDefaults=DefMemPerGPU=29440 DefMemPerNode=UNLIMITED"
+        " TRES=cpu=512,mem=980000M,node=4,billing=2048,gres/gpu=32"
+        " TRESBillingWeights=CPU=1,gres/GPU=64\n",
+        {"max_minutes": 1440, "mb_per_cpu": None, "allow_qos": ("short", "long"), "up": True},
+        {"cpu": 1.0, "gres/gpu": 64.0},
+    ),
+    "25.05.9": (
+        "Configuration data as of 2026-10-07T13:00:00\nClusterName             = mine\n"
+        "PriorityWeightTRES      = cpu=15000,gres/gpu=15000\nSLURM_VERSION           = 25.05.9\n"
+        "Slurmctld(primary) at ctl01 is UP\n",
+        "PartitionName=own AllowGroups=lab,admins AllowAccounts=lab-a,lab-b DenyQos=low AllowQos=ALL"
+        " Default=YES QoS=interac DefaultTime=NONE MaxNodes=UNLIMITED MaxTime=UNLIMITED Nodes=rack1"
+        " PriorityTier=1 State=DRAIN TRES=cpu=64,mem=86520000M,node=1,gres/gpu=4"
+        " TRESBillingWeights=cpu=1016.67,mem=48.41G\n",
+        {"max_minutes": None, "qos": "interac", "deny_qos": ("low",), "up": False},
+        {"cpu": 1016.67, "mem": 48.41 / 1024},
+    ),
+}
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_partitions_and_configuration_of_other_releases(version: str) -> None:
+    config, partitions, known, weights = OTHERS[version]
+    limits = site.parse(config, partitions, "", "", "", "", user="ada")
+    assert limits.version == version
+    (partition,) = limits.partitions
+    assert {name: getattr(partition, name) for name in known} == known
+    assert partition.weights == pytest.approx(weights)

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Replace the arithmetic by your program. Its flags come from 'command' in sweep.yaml; the same values
+# are in HPOCTL_PARAM_LEARNING_RATE and so on, and as JSON in the file that HPOCTL_PARAMS names.
+set -euo pipefail
+
+while (($#)); do
+  case $1 in
+    --rate) rate=$2 ;;
+    --layers) layers=$2 ;;
+    --out) out=$2 ;;
+    *) echo "unknown flag $1" >&2 && exit 2 ;;
+  esac
+  shift 2
+done
+
+echo "seed $HPOCTL_SEED, rate $rate, $layers layers" | tee "$out/notes.txt" # to 'hpoctl logs'
+for step in 1 2 3; do
+  loss=$(awk -v r="$rate" -v l="$layers" -v s="$step" \
+    'BEGIN { x = log(r) / log(10) + 2; print (x * x + (l - 4) * (l - 4) / 8 + 1) / s }')
+  echo "{\"step\": $step, \"loss\": $loss}" # a line of JSON with a step is a report
+done
+echo "{\"loss\": $loss}" # and one without is the result

@@ -28,7 +28,7 @@ def tell(values: tuple[str, ...], step: int | None, form: str) -> None:
     Prints 'go on', 'prune' or 'checkpoint'. Its exit code is 5 when the pruner wants the trial to
     end, 6 when the allocation ends: save, and leave with exit code 75.
     """
-    from hpoctl.objectives.command import tell as tell_worker
+    from hpoctl.integrations import tell as tell_worker
 
     answer = tell_worker(dict(_named_number(value) for value in values), step, os.environ)
     output.show_answer(answer, Format(form))
@@ -62,7 +62,7 @@ def _end_with(supervisor: str) -> None:
     At once, if that died while this program was loaded: who runs on without an allocation takes
     another one's GPU. A shell of another namespace is one outside of our container: who knows.
     """
-    from hpoctl.child import end_with_parent
+    from hpoctl.kin import end_with_parent
 
     pid, _, namespace = supervisor.partition(" ")
     if pid == str(os.getppid()):  # not a program between them, or a container

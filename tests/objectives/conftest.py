@@ -24,6 +24,8 @@ class FakeTrial:
     prune_at: int | None = None
     attempt: int = 1
     ends: bool = False
+    ends_at: int | None = None  # the so many-th look, from 1, and all later ones
+    looks: int = 0
     values: dict[int, float] = field(default_factory=dict)
     extras: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
@@ -40,7 +42,8 @@ class FakeTrial:
         return self.attempt > 1
 
     def should_checkpoint(self) -> bool:
-        return self.ends
+        self.looks += 1
+        return self.ends or (self.ends_at is not None and self.looks >= self.ends_at)
 
 
 class MakeTrial(Protocol):

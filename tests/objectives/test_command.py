@@ -100,6 +100,7 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
         "HPOCTL_TRIAL_DIR": str(trial.dir),
         "HPOCTL_SEED": "1",
         "HPOCTL_ATTEMPT": "1",
+        "HPOCTL_CPUS": "1",
     }
 
 

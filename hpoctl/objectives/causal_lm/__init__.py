@@ -19,17 +19,19 @@ import math
 import os
 from collections.abc import Mapping
 
-from hpoctl.objectives.causal_lm import models
+from hpoctl.objectives.causal_lm import models, ranks
+from hpoctl.objectives.causal_lm.arguments import arguments, fields, rungs
 from hpoctl.objectives.causal_lm.models import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
-from hpoctl.objectives.causal_lm.training import create_trainer, fields, run, save
+from hpoctl.objectives.causal_lm.training import create_trainer, run, save
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
 
 __all__ = ["create_llm", "objective", "prepare"]
 
-_GROUPS = ("dataset", "model", "training", "save")
+_GROUPS = ("dataset", "model", "training", "save", "keep_checkpoint", "processes")
 _SEARCHED = ("model", "training")
+checkpoints = True  # a trial that was cut off goes on where it was
 
 
 def prepare(args: Mapping[str, object]) -> None:
@@ -45,8 +47,11 @@ def prepare(args: Mapping[str, object]) -> None:
 
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     fields(group(args, "training"), {})
+    ranks.count(args)
     # Named but not used: the import takes seconds, and every child inherits it.
-    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
+    from transformers import GPT2LMHeadModel  # noqa: F401  # children inherit it
+
+    from hpoctl.objectives.causal_lm import trainer  # noqa: F401  # children inherit it
 
     corpus(source)
 
@@ -55,8 +60,15 @@ def objective(trial: Trial) -> dict[str, float]:
     """Train one GPT-2; return its eval_loss, perplexity, parameters and train_seconds.
 
     Reports eval_loss at every evaluation. Raises ValueError or Infeasible, before any training, on
-    values that cannot be used; Pruned; and FloatingPointError where the loss is no number any more.
+    values that cannot be used; Pruned; Checkpointed; and FloatingPointError where the loss is no
+    number any more.
     """
+    processes = ranks.count(trial.args)
+    return _train(trial) if processes == 1 else ranks.spread(trial, processes, _train)
+
+
+def _train(trial: Trial) -> dict[str, float]:
+    """The objective, on one rank."""
     check_names(trial.args, _GROUPS)
     check_names(trial.params, _SEARCHED)
     model = {
@@ -70,17 +82,21 @@ def objective(trial: Trial) -> dict[str, float]:
     from transformers import set_seed
 
     torch.set_num_threads(trial.cpus)
+    made = arguments(training, trial, ranks.world_of(trial))
     text = corpus(source)
     set_seed(trial.seed)
     vocab_size = text.tokenizer.get_vocab_size()
     llm = models.build(model, vocab_size=vocab_size, block_size=source.block_size)
-    trainer = create_trainer(llm, text, training, trial)
-    seconds, loss = run(trainer)
+    trainer = create_trainer(llm, text, made, trial, rungs(training))
+    trained = run(trainer)
+    loss = trained.eval_loss
     if trial.args.get("save"):
         save(trainer, text.tokenizer, trial.dir / "model")
+    if not trial.args.get("keep_checkpoint"):
+        trainer.tidy()
     return {
         "eval_loss": loss,
         "perplexity": math.exp(loss) if loss < 700 else math.inf,  # e**710 is no float
         "parameters": float(llm.num_parameters()),
-        "train_seconds": seconds,
+        "train_seconds": trained.seconds,
     }

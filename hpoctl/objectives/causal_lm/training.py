@@ -1,83 +1,50 @@
-"""The training of one model: its Trainer, what it reports on the way, and where it ends."""
+"""The training of one model: what a trial gets from it, and where it ends."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm.text import END, Corpus
-from hpoctl.objectives.causal_lm.values import check_names, share
 from hpoctl.trial import Pruned, Trial
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainerState
+    from transformers import PreTrainedModel, TrainingArguments
 
-_ALIASES = {  # what people write -> the field of TrainingArguments
-    "batch_size": "per_device_train_batch_size",
-    "num_epochs": "num_train_epochs",
-    "gradient_clipping": "max_grad_norm",
-    "warmup_ratio": "warmup_steps",  # transformers 5: a number below 1 is a share of all steps
-}
-_SET_HERE = {"output_dir": "the trial's folder", "seed": "the trial's seed"}
+    from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 
 
-def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[str, object]:
-    """Fields of TrainingArguments and their values, without aliases; `searched` wins."""
-    from transformers import TrainingArguments
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training came to, over all attempts of its trial."""
 
-    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    merged: dict[str, object] = {}
-    for group in (fixed, searched):
-        check_names(group, [*_ALIASES, *known], "training.")
-        named: dict[str, object] = {}
-        for name, value in group.items():
-            field = _ALIASES.get(name, name)
-            if name in _SET_HERE:
-                raise ValueError(f"training.{name}: is always {_SET_HERE[name]}: leave it out")
-            if name == "warmup_ratio":
-                share("training.warmup_ratio", value)
-            if field in named:
-                raise ValueError(f"training.{name}: '{field}' is given twice, under two names")
-            named[field] = value
-        merged.update(named)
-    return merged
+    seconds: float  # evaluations and saving included; not what an attempt lost that was killed
+    steps: int
+    tokens: int  # that all ranks trained on, padding included
+    eval_loss: float
 
 
 def create_trainer(
-    llm: GPT2LMHeadModel, text: Corpus, training: Mapping[str, object], trial: Trial
-) -> Trainer:
-    """The Trainer, with defaults that suit a trial: evaluations, no checkpoints, no bars."""
-    import torch
-    from transformers import Trainer, TrainingArguments
+    llm: PreTrainedModel,
+    text: Corpus,
+    made: TrainingArguments,
+    trial: Trial,
+    rungs: Sequence[int] = (),
+) -> TrialTrainer:
+    """The Trainer of a trial, which evaluates at `rungs` too."""
+    from hpoctl.objectives.causal_lm.trainer import Follower, TrialTrainer
 
-    given: dict[str, object] = {
-        "eval_strategy": "steps",
-        "eval_steps": 0.1,  # a share of all steps
-        "per_device_eval_batch_size": 32,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU, torch warns
-        **training,
-        "output_dir": str(trial.dir),
-        "seed": trial.seed,
-    }
-    # The training loss is logged where an evaluation is due, to be reported with it.
-    given.setdefault("logging_strategy", given["eval_strategy"])
-    given.setdefault("logging_steps", given["eval_steps"])
-    arguments: Callable[..., TrainingArguments] = TrainingArguments
-    return Trainer(
+    return TrialTrainer(
         model=llm,
-        args=arguments(**given),
+        args=made,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=_collate,
-        callbacks=[_reporter(trial)],
+        follower=Follower(trial, rungs),
     )
 
 
@@ -89,48 +56,36 @@ def _collate(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": ids.clone()}
 
 
-def _reporter(trial: Trial) -> TrainerCallback:
-    """Hands every evaluation to the trial, and ends it where the trial says so."""
-    from transformers import TrainerCallback, TrainerControl, TrainingArguments
+def run(trainer: TrialTrainer) -> Trained:
+    """Train to the end, from the last checkpoint if there is one.
 
-    class Reporter(TrainerCallback):
-        def on_evaluate(
-            self,
-            args: TrainingArguments,
-            state: TrainerState,
-            control: TrainerControl,
-            **_: object,
-        ) -> None:
-            latest, step = _latest(state), state.global_step
-            loss = latest["eval_loss"]
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"eval_loss is {loss} at step {step}: training diverged")
-            extra = {"train_loss": latest["loss"]} if "loss" in latest else {}
-            trial.report(loss, step=step, **extra)
-            # After the last step nothing is left to save, so the trial is complete.
-            if step < state.max_steps and trial.should_prune():
-                raise Pruned(f"at step {step} of {state.max_steps}, with eval_loss {loss:.4f}")
+    Raises Pruned, Checkpointed, and FloatingPointError where the loss is no number any more.
+    """
+    import torch
 
-    return Reporter()
-
-
-def run(trainer: Trainer) -> tuple[float, float]:
-    """Train to the end; the seconds that it took, evaluations included, and the last eval_loss."""
-    seconds = float(trainer.train().metrics["train_runtime"])
-    steps = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
-    if trainer.state.global_step not in steps:
-        trainer.evaluate()
-    return seconds, _latest(trainer.state)["eval_loss"]
+    try:
+        trainer.resume()
+        evaluated = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
+        if trainer.state.global_step not in evaluated or trainer.args.load_best_model_at_end:
+            trainer.evaluate()
+    except (Pruned, FloatingPointError):
+        trainer.tidy()  # nobody goes on from here
+        raise
+    tokens = torch.tensor(trainer.follower.tokens, device=trainer.args.device)
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    return Trained(
+        seconds=trainer.follower.seconds,
+        steps=trainer.state.global_step,
+        tokens=int(trainer.accelerator.reduce(tokens, "sum")),
+        eval_loss=losses[-1],
+    )
 
 
-def _latest(state: TrainerState) -> dict[str, float]:
-    return {name: value for log in state.log_history for name, value in log.items()}
-
-
-def save(trainer: Trainer, tokenizer: Tokenizer, folder: Path) -> None:
+def save(trainer: TrialTrainer, tokenizer: Tokenizer, folder: Path) -> None:
     """Leave what `from_pretrained(folder)` of a model and a tokenizer read."""
     from transformers import PreTrainedTokenizerFast
 
     trainer.save_model(str(folder))
-    wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-    wrap(tokenizer_object=tokenizer, bos_token=END, eos_token=END).save_pretrained(folder)
+    if trainer.is_world_process_zero():
+        wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+        wrap(tokenizer_object=tokenizer, bos_token=END, eos_token=END).save_pretrained(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,3 +115,145 @@ def test_a_run_cut_off_at_any_step_equals_one_that_was_not(
     assert told.attempts == len(ends) + 1
     equal(told, whole[name])
     assert not list((tmp_path / "cut").glob("checkpoint-*"))
+
+
+def attempt(folder: Path, training: Mapping[str, object], number: int, **more: object) -> FakeTrial:
+    """One attempt at a trial, which may end in any way."""
+    args = {**SMALL, "training": training, "save": True, **more}
+    return FakeTrial(dir=folder, params=POINT, args=args, attempt=number)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing of ours may clean up after it."""
+
+
+def killed_when_sealing(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    seal = checkpoints.seal
+
+    def interrupted(checkpoint: Path) -> None:
+        if checkpoints.step_of(checkpoint) == step:
+            raise Killed
+        seal(checkpoint)
+
+    monkeypatch.setattr(checkpoints, "seal", interrupted)
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(
+    whole: Mapping[str, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = {**COSINE, "checkpoint_every": 3}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_when_sealing(patch, step=9)
+        causal_lm.objective(attempt(tmp_path, often, 1))
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-6",
+        "checkpoint-9",
+    ]
+    trial = attempt(tmp_path, often, 2)
+    result = causal_lm.objective(trial)
+    assert list(trial.values) == [8, 12, 16]  # 8 again: it came after the checkpoint
+    assert trial.values.items() <= whole["cosine"].values.items()
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == whole["cosine"].weights
+    assert result["train_seconds"] > 0
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_run_killed_after_its_last_step_does_not_train_again(
+    whole: Mapping[str, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = {**COSINE, "checkpoint_every": 5}
+    first = attempt(tmp_path, often, 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(causal_lm, "save", raises_killed)
+        causal_lm.objective(first)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-16"]
+    trial = attempt(tmp_path, often, 2)
+    assert causal_lm.objective(trial)["eval_loss"] == first.values[16]
+    assert not trial.values
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == whole["cosine"].weights
+
+
+def raises_killed(*_: object) -> None:
+    raise Killed
+
+
+def test_the_best_model_is_kept_over_an_interruption(tmp_path: Path) -> None:
+    # The rate rises until training is worse than before: the best step is not the last.
+    training = {
+        **COSINE,
+        "schedule": "linear",
+        "warmup_steps": 0.99,
+        "learning_rate": 3.0,
+        "load_best_model_at_end": True,
+    }
+    args = {**SMALL, "training": training, "save": True}
+    seen = []
+    for name, ends in (("whole", None), ("cut", 14)):
+        (tmp_path / name).mkdir()
+        point = {"model": POINT["model"]}
+        trial = FakeTrial(dir=tmp_path / name, params=point, args=args, ends_at=ends)
+        if ends:
+            with pytest.raises(Checkpointed):
+                causal_lm.objective(trial)
+            kept = sorted(path.name for path in trial.dir.glob("checkpoint-*"))
+            assert kept == ["checkpoint-14", "checkpoint-4"]
+            trial = FakeTrial(dir=trial.dir, params=point, args=args, attempt=2)
+        result = causal_lm.objective(trial)
+        seen.append((result["eval_loss"], (trial.dir / "model/model.safetensors").read_bytes()))
+        assert result["eval_loss"] < trial.values[16]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"schedule": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0}},
+        {"train_sampling_strategy": "group_by_length", "neftune_noise_alpha": 5},
+        {"bf16": True, "gradient_clipping": 0.1, "eval_on_start": True},
+    ],
+)
+def test_whatever_has_a_state_goes_on_with_it(training: Groups, tmp_path: Path) -> None:
+    merged = {**COSINE, **training}
+    equal(through(tmp_path / "cut", merged, [6, 5]), through(tmp_path / "whole", merged))
+
+
+def test_a_trial_that_nobody_goes_on_with_leaves_no_checkpoint(tmp_path: Path) -> None:
+    trial = attempt(tmp_path, {**COSINE, "checkpoint_every": 1}, 1)
+    trial.prune_at = 8
+    with pytest.raises(Pruned):
+        causal_lm.objective(trial)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_kept_if_it_is_asked_for(tmp_path: Path) -> None:
+    causal_lm.objective(
+        attempt(tmp_path, {**COSINE, "checkpoint_every": 4}, 1, keep_checkpoint=True)
+    )
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-16"]
+
+
+def test_a_trial_that_begins_anew_does_not_go_on_from_what_lies_there(
+    whole: Mapping[str, Told], tmp_path: Path
+) -> None:
+    cut = attempt(tmp_path, COSINE, 1)
+    cut.ends_at = 5
+    with pytest.raises(Checkpointed):
+        causal_lm.objective(cut)
+    again = attempt(tmp_path, COSINE, 1)
+    causal_lm.objective(again)
+    assert again.values == whole["cosine"].values
+
+
+def test_seconds_and_tokens_are_those_of_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = attempt(tmp_path, COSINE, 1)
+    cut.ends_at = 10
+    with pytest.raises(Checkpointed):
+        causal_lm.objective(cut)
+    trained = []
+    monkeypatch.setattr(TrialTrainer, "tidy", lambda trainer: trained.append(trainer.follower))
+    result = causal_lm.objective(attempt(tmp_path, COSINE, 2))
+    # 16 steps: two epochs of 54 rows, and two steps of 8.
+    assert trained[0].tokens == (2 * 54 + 2 * 8) * 32
+    assert result["train_seconds"] == trained[0].seconds

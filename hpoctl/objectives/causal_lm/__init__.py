@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping
 
 from hpoctl.objectives.causal_lm import models, ranks
-from hpoctl.objectives.causal_lm.arguments import arguments, fields, rungs
+from hpoctl.objectives.causal_lm.arguments import fields, rungs, training_arguments
 from hpoctl.objectives.causal_lm.models import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
 from hpoctl.objectives.causal_lm.training import create_trainer, run, save
@@ -82,7 +82,7 @@ def _train(trial: Trial) -> dict[str, float]:
     from transformers import set_seed
 
     torch.set_num_threads(trial.cpus)
-    made = arguments(training, trial, ranks.world_of(trial))
+    made = training_arguments(training, trial, ranks.world_of(trial))
     text = corpus(source)
     set_seed(trial.seed)
     vocab_size = text.tokenizer.get_vocab_size()

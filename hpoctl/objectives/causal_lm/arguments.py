@@ -1,6 +1,6 @@
 """The group `training` as TrainingArguments: every name and value is checked before a model is.
 
-`fields` reads names and types, in the worker before it forks; it touches no device. `arguments`
+`fields` reads names and types, in the worker before it forks; it touches no device. `training_arguments`
 makes the TrainingArguments of one trial, in its own process.
 """
 
@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import itertools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -188,7 +189,9 @@ def _called(kind: object) -> str:
     return names.get(kind, "a word")
 
 
-def arguments(training: Mapping[str, object], trial: Trial, processes: int) -> TrainingArguments:
+def training_arguments(
+    training: Mapping[str, object], trial: Trial, processes: int
+) -> TrainingArguments:
     """The TrainingArguments of a trial, with defaults that suit one: evaluations, no bars.
 
     Raises ValueError where this machine or transformers cannot use the values.
@@ -196,8 +199,9 @@ def arguments(training: Mapping[str, object], trial: Trial, processes: int) -> T
     from transformers import TrainingArguments
 
     given = {name: value for name, value in training.items() if name != _RUNGS}
-    if given.get("fp16") or given.get("fp16_full_eval"):
-        _needs_a_gpu()
+    for name in ("fp16", "fp16_full_eval"):
+        if given.get(name) and not _has_gpu():
+            raise ValueError(f"training.{name}: needs a GPU, and there is none: try bf16")
     make: Callable[..., TrainingArguments] = TrainingArguments
     try:
         made = make(**_defaults(training, processes), **given | _fixed(trial))
@@ -221,17 +225,16 @@ def _fixed(trial: Trial) -> dict[str, object]:
 
 def _defaults(training: Mapping[str, object], processes: int) -> dict[str, object]:
     """What is not given, and says itself by what is."""
-    import torch
-
     found: dict[str, object] = {
         "eval_strategy": "steps",
         "eval_steps": 0.1,  # a share of all steps
         "per_device_eval_batch_size": 32,
         "save_strategy": "no",
+        "use_cpu": not _has_gpu(),  # not said, bf16 is refused
         "report_to": "none",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,  # it would hide batches that diverge
-        "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU, torch warns
+        "dataloader_pin_memory": _has_gpu(),  # without one, torch warns
     }
     if steps := rungs(training):
         # The schedule is that of the whole run, so that who reaches a rung is where all were.
@@ -240,18 +243,17 @@ def _defaults(training: Mapping[str, object], processes: int) -> dict[str, objec
         found["save_strategy"] = "best"
     elif "save_steps" in training:
         found["save_strategy"] = "steps"
-    if processes > 1 and not torch.cuda.is_available():
-        found |= {"use_cpu": True, "ddp_backend": "gloo"}
+    if processes > 1 and found["use_cpu"]:
+        found["ddp_backend"] = "gloo"
     found["logging_strategy"] = training.get("eval_strategy", found["eval_strategy"])
     found["logging_steps"] = training.get("eval_steps", found["eval_steps"])
     return {name: value for name, value in found.items() if name not in training}
 
 
-def _needs_a_gpu() -> None:
+def _has_gpu() -> bool:
     import torch
 
-    if not torch.cuda.is_available():
-        raise ValueError("training.fp16: needs a GPU, and there is none here: bf16 works without")
+    return torch.cuda.is_available() or torch.xpu.is_available()
 
 
 def _check_optimizer(made: TrainingArguments) -> None:
@@ -292,5 +294,5 @@ def _naming_a_field(message: str) -> str:
     """What transformers refuses, beginning with the field that it speaks of."""
     if message.startswith("training."):
         return message
-    spoken = [name for name in _fields() if name in message.replace("-", " ")]
+    spoken = [name for name in _fields() if re.search(rf"\b{name}\b", message)]
     return f"training.{max(spoken, key=len)}: {message}" if spoken else f"training: {message}"

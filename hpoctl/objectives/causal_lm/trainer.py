@@ -148,6 +148,14 @@ class TrialTrainer(Trainer):
         finally:
             self.label_smoother = smoother
 
+    def evaluate(self, *given: Any, **named: Any) -> dict[str, float]:
+        """As the Trainer's; but training goes on as if nobody had evaluated.
+
+        A DataLoader draws a seed when it is begun: dropout would be another one after it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*given, **named)
+
     def resume(self) -> None:
         """Trains to the end: from the start, or from the trial's last checkpoint."""
         found = self.follower.checkpoint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,12 +34,16 @@ def children() -> set[int]:
     return found
 
 
-def end_children(but: set[int]) -> None:
-    """Kills all children but these, and what they leave behind, until none is left."""
-    while others := children() - but:
+def end_children(but: set[int], within_s: float = 10.0) -> None:
+    """Kills all children but these, and what they leave behind, until none is left.
+
+    Gives up after `within_s`: what hangs in the kernel cannot be killed.
+    """
+    deadline = time.monotonic() + within_s
+    while (others := children() - but) and time.monotonic() < deadline:
         for pid in others:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in others:
             with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.001)

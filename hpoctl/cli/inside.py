@@ -48,9 +48,11 @@ def _named_number(given: str) -> tuple[str, float]:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def worker(run_dir: Path) -> None:
     """Work the queue of a run off; slurm/worker.sh calls it in an allocation."""
+    from hpoctl.kin import adopt_orphans
     from hpoctl.rundir import RunDir
     from hpoctl.worker import work
 
+    adopt_orphans()
     _end_with(os.environ.pop("HPOCTL_SUPERVISOR", ""))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     work(RunDir(run_dir.absolute()), os.environ)

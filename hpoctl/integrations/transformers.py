@@ -87,11 +87,10 @@ class HpoctlCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: Mapping[str, float],
-        **_: object,
+        **given: Any,
     ) -> None:
         """Reports once a step; ends the training if the trial is pruned."""
-        step = state.global_step
+        step, metrics = state.global_step, given["metrics"]
         if sum(log.get("step") == step and self._metric in log for log in state.log_history) > 1:
             return  # evaluated again, or reported before the trial was cut off
         if self._metric not in metrics:

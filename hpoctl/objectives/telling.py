@@ -17,6 +17,12 @@ from pathlib import Path
 from hpoctl.integrations import CHECKPOINT, GO_ON, PRUNE
 from hpoctl.trial import Checkpointed, Infeasible, Pruned, Trial
 
+End = Pruned | Checkpointed | Infeasible
+_ENDS: Mapping[str, type[Pruned] | type[Checkpointed] | type[Infeasible]] = {
+    "Pruned": Pruned,
+    "Checkpointed": Checkpointed,
+    "Infeasible": Infeasible,
+}
 _KEPT = 1000  # answers: so far behind rank 0 no rank is that trains with it
 
 
@@ -25,7 +31,7 @@ class Told:
 
     def __init__(self, trial: Trial, metrics: Sequence[str]) -> None:
         self.prune = threading.Event()
-        self.end: Pruned | Checkpointed | Infeasible | None = None
+        self.end: End | None = None
         self._trial = trial
         self._metrics = metrics
         self._result: dict[str, float] = {}
@@ -85,8 +91,7 @@ class Told:
             case "result":
                 self.hear(self._by_name(said["outcome"]))
             case kind:
-                why = {"Pruned": Pruned, "Checkpointed": Checkpointed}.get(str(kind), Infeasible)
-                self.end = why(str(said["why"]))
+                self.end = _ENDS[str(kind)](str(said["why"]))
         return self.answer()
 
     def _report_of(self, said: Mapping[str, object]) -> Callable[[], str]:

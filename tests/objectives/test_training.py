@@ -178,6 +178,7 @@ def test_label_smoothing_acts_on_training_and_not_on_what_is_reported(
     made = trainer(tmp_path, steps=1, label_smoothing=smoothing, eval_strategy="no")
     row = text().train[0]["input_ids"][None]
     inputs = {"input_ids": row, "labels": row.clone()}
+    assert isinstance(made.model, torch.nn.Module)
     logits = made.model(input_ids=row).logits[:, :-1].flatten(0, 1)
     plain = torch.nn.functional.cross_entropy(logits, row[0, 1:])
     smooth = torch.nn.functional.cross_entropy(logits, row[0, 1:], label_smoothing=smoothing)

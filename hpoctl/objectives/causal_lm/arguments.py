@@ -1,7 +1,7 @@
 """The group `training` as TrainingArguments: every name and value is checked before a model is.
 
-`fields` reads names and types, in the worker before it forks; it touches no device. `training_arguments`
-makes the TrainingArguments of one trial, in its own process.
+`fields` reads names and types, in the worker before it forks; it touches no device.
+`training_arguments` makes the TrainingArguments of one trial, in its own process.
 """
 
 from __future__ import annotations
@@ -243,8 +243,10 @@ def _defaults(training: Mapping[str, object], processes: int) -> dict[str, objec
         found["save_strategy"] = "best"
     elif "save_steps" in training:
         found["save_strategy"] = "steps"
-    if processes > 1 and found["use_cpu"]:
-        found["ddp_backend"] = "gloo"
+    if processes > 1:
+        found["ddp_find_unused_parameters"] = False  # every layer of a language model is used
+        if found["use_cpu"]:
+            found["ddp_backend"] = "gloo"
     found["logging_strategy"] = training.get("eval_strategy", found["eval_strategy"])
     found["logging_steps"] = training.get("eval_steps", found["eval_steps"])
     return {name: value for name, value in found.items() if name not in training}
@@ -283,7 +285,7 @@ def _check_schedule(made: TrainingArguments) -> None:
             trial_run,
             num_warmup_steps=1,
             num_training_steps=2,
-            scheduler_specific_kwargs=dict(made.lr_scheduler_kwargs or {}),
+            scheduler_specific_kwargs=made.lr_scheduler_kwargs or {},
         )
     except (TypeError, ValueError) as wrong:
         name = getattr(made.lr_scheduler_type, "value", made.lr_scheduler_type)

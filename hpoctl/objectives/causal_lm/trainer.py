@@ -70,14 +70,13 @@ class Follower(HpoctlCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: Mapping[str, float],
-        **_: object,
+        **given: Any,
     ) -> None:
         """Raises FloatingPointError where the loss is no number."""
-        loss, step = metrics["eval_loss"], state.global_step
+        loss, step = given["metrics"]["eval_loss"], state.global_step
         if not math.isfinite(loss):
             raise FloatingPointError(f"eval_loss is {loss} at step {step}: training diverged")
-        super().on_evaluate(args, state, control, metrics)
+        super().on_evaluate(args, state, control, **given)
 
     def extras(self, metrics: Mapping[str, float], state: TrainerState) -> dict[str, float]:
         """The training loss, averaged over the steps since the last report."""

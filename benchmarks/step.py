@@ -97,7 +97,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     pairs, steps, layers = (3, 10, 1) if quick else (30, 45, 4)
     torch.set_num_threads(1)
-    rows = text.corpus(text.read_source({"builtin": "pydoc", "block_size": 64}))
+    rows = text.corpus(*text.read_source({"builtin": "pydoc", "block_size": 64}))
 
     def model() -> PreTrainedModel:
         return models.create_llm(layers, 128, 4, 512, 2000, block_size=64)

@@ -25,7 +25,7 @@ def prepared() -> None:
 
 
 def text() -> Corpus:
-    return corpus(read_source(TINY["dataset"]))
+    return corpus(*read_source(TINY["dataset"]))
 
 
 def trainer(folder: Path, **given: object) -> TrialTrainer:

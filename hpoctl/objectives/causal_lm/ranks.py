@@ -112,7 +112,9 @@ class _Rank:
             line=Line(address=address),
             note=folder / "unused",
         )
-        process = _fork.Process(target=_live, args=(view, body, folder / "meet", theirs))
+        process = _fork.Process(
+            target=_live, args=(view, body, folder / "meet", theirs, os.getpid())
+        )
         process.start()
         theirs.close()
         return cls(number=number, process=process, words=ours)
@@ -131,10 +133,9 @@ class _Rank:
         return TrialFailed(f"rank {self.number} was ended by {name}{hint}", cause)
 
 
-def _live(trial: ProgramTrial, body: Body, meet: Path, words: Connection) -> None:
+def _live(trial: ProgramTrial, body: Body, meet: Path, words: Connection, parent: int) -> None:
     """The whole life of a rank."""
-    parent = multiprocessing.parent_process()
-    end_with_parent(signal.SIGKILL, os.getppid() if parent is None else parent.pid or 0)
+    end_with_parent(signal.SIGKILL, parent)
     try:
         _join(trial, meet)
         try:

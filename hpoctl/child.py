@@ -6,7 +6,6 @@ is the worker's memory, and the variable that held it is taken out of its enviro
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import math
@@ -24,11 +23,10 @@ from pathlib import Path
 
 from hpoctl import memory
 from hpoctl.failures import TrialFailed, classify
+from hpoctl.kin import end_with_parent
 from hpoctl.metrics import MEMORY, weigh
 from hpoctl.trial import Checkpointed, Objective, Outcome, Pruned
 from hpoctl.words import Cause
-
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that this process gets when its parent dies
 
 
 class Flag:
@@ -88,6 +86,10 @@ class ChildTrial:
     @property
     def args(self) -> Mapping[str, object]:
         return self.errand.args
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        return self.errand.metrics
 
     @property
     def seed(self) -> int:
@@ -162,13 +164,6 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # what the worker registered for its own exit is not ours to run
-
-
-def end_with_parent(number: signal.Signals, parent: int) -> None:
-    """Lets the kernel send this process a signal when its parent dies, or if that has just died."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), number)
 
 
 def _leave_the_worker_behind(errand: Errand) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
-from hpoctl import memory, oom
+from hpoctl import kin, memory, oom
 from hpoctl.child import Flag
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
@@ -52,6 +52,7 @@ class Relay:
     beat_s: float
     ending: Ending
     asked: Flag
+    others: set[int]  # children of this process before the trial was begun
     _ended: tuple[Cause, str] | None = field(default=None, init=False)
     _unsaid: list[tuple[float, int]] = field(default_factory=list, init=False)
     _mute_until: float = field(default=0.0, init=False)
@@ -147,6 +148,7 @@ class Relay:
     def _end_what_it_started(self) -> None:
         with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(self.process.pid or 0, signal.SIGKILL)
+        kin.end_children(but=self.others)  # also in sessions of their own, as torchrun has them
 
     def _result(self, last: Mapping[str, Any]) -> Result:
         cause, said = self._ended or self._death()

@@ -45,6 +45,10 @@ class Trial(Protocol):
         """`objective_args` of the sweep file, as they stand there."""
 
     @property
+    def metrics(self) -> Sequence[str]:
+        """Names of the sweep's metrics, in their order: `report` gives the first."""
+
+    @property
     def seed(self) -> int:
         """Seed of this trial, from the sweep's seed and the trial's number; below 2**31."""
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpoctl import arrays, child, config, lost, metrics, objectives, spool
+from hpoctl import arrays, child, config, kin, lost, metrics, objectives, spool
 from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
 from hpoctl.conclusions import Conclusions
@@ -267,6 +267,7 @@ class Worker:
         self.record = replace(self.record, trial_at=time.time())
         errand = self._errand(claim)
         ours, theirs = _fork.Pipe()
+        others = kin.children()
         process = _fork.Process(target=child.run, args=(objective, errand, theirs, ours))
         process.start()
         theirs.close()
@@ -279,6 +280,7 @@ class Worker:
             beat_s=self.watch.beat_s,
             ending=self.ending,
             asked=errand.asked,
+            others=others,
         )
         result = self._judged(relay.relay())
         took = self.last_s = time.monotonic() - begun

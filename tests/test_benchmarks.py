@@ -73,3 +73,18 @@ def test_the_quick_growth_benchmark_prints_every_figure(postgresql: PostgreSQL) 
     assert said["tpe_5000"]["sampler_ms"] > 0
     assert said["connections"]["ours"] == 0
     assert said["limit"]["share"] > 0
+
+
+def test_the_quick_step_benchmark_prints_a_ratio() -> None:
+    pytest.importorskip("transformers")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK.with_name("step.py")), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["ratio"] > 0
+    assert said["step_ms"].keys() == {"plain", "ours"}

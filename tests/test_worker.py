@@ -44,6 +44,26 @@ def test_a_worker_works_the_queue_off_and_writes_itself_down(tmp_path: Path) -> 
     assert {str(record.attrs["task"]) for record in place.records()} == {"7_3"}
 
 
+def test_what_a_trial_started_ends_with_it_also_in_a_session_of_its_own(tmp_path: Path) -> None:
+    code = """
+import subprocess
+from pathlib import Path
+def objective(trial):
+    inner = "sleep 1000 & echo $! >> pids; sleep 1000"
+    shell = subprocess.Popen(["bash", "-c", inner], start_new_session=True)
+    with Path("pids").open("a") as pids:
+        pids.write(f"{shell.pid}\\n")
+    while len(Path("pids").read_text().split()) < 2 * trial.params["a"]:
+        pass
+    return 1.0
+"""
+    place = open_workplace(tmp_path, code, FIVE)
+    place.work(HPOCTL_TASK="7_0", HPOCTL_TRIALS_PER_TASK="2")
+    assert place.counts() == {TrialState.COMPLETE: 2, TrialState.WAITING: 3}
+    (pids,) = tmp_path.rglob("pids")
+    assert [pid for pid in pids.read_text().split() if Path("/proc", pid).exists()] == []
+
+
 def test_a_worker_leaves_after_its_trials_per_task(tmp_path: Path) -> None:
     place = open_workplace(tmp_path, QUICK, FIVE)
     place.work(HPOCTL_TASK="7_0", HPOCTL_TRIALS_PER_TASK="2")

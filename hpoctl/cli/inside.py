@@ -31,7 +31,7 @@ def tell(values: tuple[str, ...], step: int | None, infeasible: str | None, form
     Prints 'go on', 'prune' or 'checkpoint'. Its exit code is 5 when the pruner wants the trial to
     end, 6 when the allocation ends: save, and leave with exit code 75.
     """
-    from hpoctl.objectives.command import tell as tell_worker
+    from hpoctl.integrations import tell as tell_worker
 
     if (infeasible is None) == (not values):
         raise ConfigError("hpoctl tell: give NAME=VALUE, or --infeasible WHY")
@@ -55,9 +55,11 @@ def _named_number(given: str) -> tuple[str, float]:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def worker(run_dir: Path) -> None:
     """Work the queue of a run off; slurm/worker.sh calls it in an allocation."""
+    from hpoctl.kin import adopt_orphans
     from hpoctl.rundir import RunDir
     from hpoctl.worker import work
 
+    adopt_orphans()
     _end_with(os.environ.pop("HPOCTL_SUPERVISOR", ""))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     work(RunDir(run_dir.absolute()), os.environ)
@@ -69,7 +71,7 @@ def _end_with(supervisor: str) -> None:
     At once, if that died while this program was loaded: who runs on without an allocation takes
     another one's GPU. A shell of another namespace is one outside of our container: who knows.
     """
-    from hpoctl.child import end_with_parent
+    from hpoctl.kin import end_with_parent
 
     pid, _, namespace = supervisor.partition(" ")
     if pid == str(os.getppid()):  # not a program between them, or a container

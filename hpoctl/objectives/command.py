@@ -14,25 +14,21 @@ import json
 import os
 import re
 import signal
-import socket
-import socketserver
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpoctl import oom
-from hpoctl.errors import ConfigError
 from hpoctl.failures import TrialFailed, classify_text, last_line
+from hpoctl.objectives.telling import Told, listening
 from hpoctl.sweep import PLACEHOLDER
 from hpoctl.trial import Checkpointed, Infeasible, Objective, Outcome, Pruned, Trial
 from hpoctl.words import Cause
 
 SAVED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-GO_ON, PRUNE, CHECKPOINT, INFEASIBLE = "go on", "prune", "checkpoint", "infeasible"
 _LOOK_S = 0.2  # between two looks whether the trial shall save itself
 _TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
 _LAST_WORDS = 200  # characters
@@ -44,12 +40,12 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
 
     def objective(trial: Trial, /) -> Outcome:
         values = _flat(trial.params)
-        told = _Told(trial, metrics)
+        told = Told(trial, metrics)
         log, kills = trial.dir / "log.txt", oom.kills()
         begin = log.stat().st_size if log.exists() else 0
         argv = fill_all(command, {**values, **_own(trial)})
         with (
-            _listening(told) as address,
+            listening(told) as address,
             _asking(trial, address.with_name("checkpoint")),
             subprocess.Popen(
                 argv,
@@ -63,10 +59,12 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
             _listen(program, told)
         if program.returncode == SAVED_EXIT_CODE and trial.should_checkpoint():
             raise Checkpointed
-        if told.infeasible is not None:
-            raise Infeasible(told.infeasible)
+        if isinstance(told.end, Infeasible):
+            raise told.end
         if told.over.is_set():
             raise Pruned
+        if told.end is not None and not program.returncode:
+            raise told.end
         if program.returncode:
             raise _failure(argv[0], program.returncode, _printed(log, begin), kills)
         return told.outcome()
@@ -97,77 +95,7 @@ def as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-class _Told:
-    """What the program has said so far. Two threads speak: its output, and the socket."""
-
-    def __init__(self, trial: Trial, metrics: Sequence[str]) -> None:
-        self.over = threading.Event()
-        self.infeasible: str | None = None
-        self._trial = trial
-        self._metrics = metrics
-        self._result: dict[str, float] = {}
-        self._reported: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def answer(self) -> str:
-        """What the program should do next."""
-        if self.infeasible is not None:
-            return INFEASIBLE
-        if self.over.is_set():
-            return PRUNE
-        return CHECKPOINT if self._trial.should_checkpoint() else GO_ON
-
-    def hear(self, said: Mapping[str, object]) -> bool:
-        """Takes a report or a result; True if the trial should end."""
-        if INFEASIBLE in said:
-            self.infeasible = str(said[INFEASIBLE])
-            self.over.set()
-            return True
-        values = {
-            name: float(value)
-            for name, value in said.items()
-            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        with self._lock:
-            if "step" not in said:
-                self._result.update(values)
-                return self.over.is_set()
-            self._reported.update(values)
-            first, step = self._metrics[0], int(float(str(said["step"])))
-            if first in values:
-                extra = {name: value for name, value in values.items() if name != first}
-                self._trial.report(values[first], step, **extra)
-            if self._trial.should_prune():
-                self.over.set()
-            return self.over.is_set()
-
-    def hear_line(self, line: str) -> None:
-        """Takes a line of output, if it is a JSON object with the first metric in it.
-
-        Or if that is all it says: that its parameters are infeasible.
-        """
-        if not line.lstrip().startswith("{"):
-            return
-        try:
-            said = json.loads(line)
-        except ValueError:
-            return
-        if self._metrics[0] in said or list(said) == [INFEASIBLE]:
-            self.hear(said)
-
-    def outcome(self) -> dict[str, float]:
-        """The result, or what the last report said of it."""
-        whole = {**self._reported, **self._result}
-        for name in self._metrics:
-            if name not in whole:
-                raise ValueError(
-                    f"the command gave no '{name}': let it print {{\"{name}\": 0.5}} on a line of"
-                    f" its own, or call 'hpoctl tell {name}=0.5'"
-                )
-        return whole
-
-
-def _listen(program: subprocess.Popen[str], told: _Told) -> None:
+def _listen(program: subprocess.Popen[str], told: Told) -> None:
     """Reads the program's output to its end; a pruned program is ended."""
     threading.Thread(target=_end_if_pruned, args=(program, told), daemon=True).start()
     assert program.stdout is not None
@@ -178,34 +106,13 @@ def _listen(program: subprocess.Popen[str], told: _Told) -> None:
     program.wait()
 
 
-def _end_if_pruned(program: subprocess.Popen[str], told: _Told) -> None:
+def _end_if_pruned(program: subprocess.Popen[str], told: Told) -> None:
     told.over.wait()
     for end in (program.terminate, program.kill):
         try:
             program.wait(_PRUNED_GRACE_S)
         except subprocess.TimeoutExpired:
             end()
-
-
-@contextmanager
-def _listening(told: _Told) -> Iterator[Path]:
-    """A socket for `hpoctl tell`, in a folder with a short name that only this user may enter."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            said = json.loads(self.rfile.readline())
-            told.hear(said)
-            self.wfile.write(json.dumps({"answer": told.answer()}).encode() + b"\n")
-
-    with tempfile.TemporaryDirectory(prefix="hpoctl-") as folder:
-        path = Path(folder) / "tell"
-        with socketserver.UnixStreamServer(str(path), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-            thread.start()
-            try:
-                yield path
-            finally:
-                server.shutdown()
 
 
 @contextmanager
@@ -241,8 +148,10 @@ def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> d
         "HPOCTL_SOCKET": str(address),
         "HPOCTL_TRIAL": str(trial.number),
         "HPOCTL_TRIAL_DIR": str(trial.dir),
+        "HPOCTL_METRICS": " ".join(trial.metrics),
         "HPOCTL_SEED": str(trial.seed),
         "HPOCTL_ATTEMPT": str(trial.attempt),
+        "HPOCTL_CPUS": str(trial.cpus),
         "HPOCTL_CHECKPOINT": str(address.with_name("checkpoint")),
     }
     return {**os.environ, **named, **own}
@@ -286,20 +195,3 @@ def _printed(log: Path, begin: int) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def tell(values: Mapping[str, float | str], step: int | None, environ: Mapping[str, str]) -> str:
-    """The program's side of the socket: gives values; what it should do next.
-
-    The value `infeasible` is a text: why its parameters cannot be used. Raises ConfigError outside
-    of a trial.
-    """
-    address = environ.get("HPOCTL_SOCKET")
-    if address is None:
-        raise ConfigError("hpoctl tell works inside a trial: HPOCTL_SOCKET is not set")
-    said = values if step is None else {**values, "step": step}
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(address)
-        line.sendall(json.dumps(said).encode() + b"\n")
-        answer = line.makefile().readline()
-    return str(json.loads(answer)["answer"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,12 +18,15 @@ class FakeTrial:
     dir: Path
     params: Mapping[str, object]
     args: Mapping[str, object]
+    metrics: Sequence[str] = ("eval_loss",)
     number: int = 0
     seed: int = 1
     cpus: int = 1
     prune_at: int | None = None
     attempt: int = 1
     ends: bool = False
+    ends_at: int | None = None  # the so many-th look, from 1, and all later ones
+    looks: int = 0
     values: dict[int, float] = field(default_factory=dict)
     extras: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
@@ -40,7 +43,8 @@ class FakeTrial:
         return self.attempt > 1
 
     def should_checkpoint(self) -> bool:
-        return self.ends
+        self.looks += 1
+        return self.ends or (self.ends_at is not None and self.looks >= self.ends_at)
 
 
 class MakeTrial(Protocol):
@@ -54,6 +58,7 @@ class MakeTrial(Protocol):
         seed: int = 1,
         cpus: int = 1,
         prune_at: int | None = None,
+        metrics: Sequence[str] = ("eval_loss",),
     ) -> FakeTrial: ...
 
 
@@ -70,9 +75,16 @@ def make_trial(tmp_path: Path) -> MakeTrial:
         seed: int = 1,
         cpus: int = 1,
         prune_at: int | None = None,
+        metrics: Sequence[str] = ("eval_loss",),
     ) -> FakeTrial:
         return FakeTrial(
-            dir=folder, params=params, args=args, seed=seed, cpus=cpus, prune_at=prune_at
+            dir=folder,
+            params=params,
+            args=args,
+            seed=seed,
+            cpus=cpus,
+            prune_at=prune_at,
+            metrics=metrics,
         )
 
     return make

@@ -103,8 +103,10 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
         "HPOCTL_PARAMS": f"{trial.dir}/params.json",
         "HPOCTL_TRIAL": "0",
         "HPOCTL_TRIAL_DIR": str(trial.dir),
+        "HPOCTL_METRICS": "eval_loss",
         "HPOCTL_SEED": "1",
         "HPOCTL_ATTEMPT": "1",
+        "HPOCTL_CPUS": "1",
     }
 
 
@@ -151,6 +153,20 @@ def test_tell_gives_a_report_and_a_result_from_a_shell_script(trial: FakeTrial) 
     assert sh(trial, script) == {"loss": 0.25, "lr": 2.0, "accuracy": 1.0}
     assert trial.values == {3: 0.5}
     assert (trial.dir / "said").read_text() == "go on\n"
+
+
+def test_tell_on_another_rank_gets_the_answer_of_rank_0(make_trial: MakeTrial) -> None:
+    trial = make_trial(PARAMS, {}, prune_at=1)
+    script = (
+        "trap : TERM\n"
+        f"(RANK=1 WORLD_SIZE=2 {HPOCTL} tell loss=9 --step 1;"
+        ' echo $? >> "$HPOCTL_TRIAL_DIR/code")&\n'
+        f"RANK=0 WORLD_SIZE=2 {HPOCTL} tell loss=1 --step 1; wait; wait"
+    )
+    with pytest.raises(Pruned):
+        sh(trial, script)
+    assert trial.values == {1: 1.0}
+    assert (trial.dir / "code").read_text() == "5\n"
 
 
 def test_two_metrics_may_come_apart(trial: FakeTrial) -> None:

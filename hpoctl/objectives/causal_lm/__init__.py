@@ -17,21 +17,36 @@ Only `model.pretrained` asks the hub. These modules must not know the study or t
 
 from __future__ import annotations
 
-import math
 import os
+import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
-from hpoctl.objectives.causal_lm import models
+from hpoctl.objectives.causal_lm import footprint, measures, models, ranks
+from hpoctl.objectives.causal_lm.arguments import fields, rungs, training_arguments
 from hpoctl.objectives.causal_lm.scratch import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
-from hpoctl.objectives.causal_lm.training import create_trainer, fields, run
+from hpoctl.objectives.causal_lm.training import create_trainer, run
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["create_llm", "objective", "prepare"]
 
-_GROUPS = ("dataset", "model", "lora", "training", "save")
+_GROUPS = (
+    "dataset",
+    "model",
+    "lora",
+    "training",
+    "measure",
+    "save",
+    "keep_checkpoint",
+    "processes",
+)
 _SEARCHED = ("model", "lora", "training", "dataset")
+checkpoints = True  # a trial that was cut off goes on where it was
 
 
 def prepare(args: Mapping[str, object]) -> None:
@@ -41,26 +56,45 @@ def prepare(args: Mapping[str, object]) -> None:
     """
     check_names(args, _GROUPS)
     models.check(group(args, "model"), _lora(args))
+    measure = measures.read(group(args, "measure"))
     source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
     import torch
 
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     fields(group(args, "training"), {})
+    ranks.count(args)
     # Named but not used: the import takes seconds, and every child inherits it.
-    from transformers import GPT2LMHeadModel, Trainer  # noqa: F401  # children inherit it
+    from transformers import GPT2LMHeadModel  # noqa: F401  # children inherit it
+
+    from hpoctl.objectives.causal_lm import results  # noqa: F401  # children inherit it
 
     models.prepare(group(args, "model"))
     corpus(source, how, models.tokenizer(group(args, "model")))
+    if measure.kl not in (None, "base"):
+        from hpoctl.objectives.causal_lm import teacher, trained
+
+        trained.load(teacher.KEY, measure.kl)
 
 
 def objective(trial: Trial) -> dict[str, float]:
-    """Train one model; return its eval_loss, perplexity, sizes and train_seconds.
+    """Train one model; return what was measured of it (`measures`).
 
-    Reports eval_loss at every evaluation. Raises ValueError or Infeasible, before any training, on
-    values that cannot be used; Pruned; and FloatingPointError where the loss is no number any more.
+    Reports the sweep's first metric at every evaluation. Raises ValueError or Infeasible, before
+    any training, on values that cannot be used; Pruned; Checkpointed; and FloatingPointError where
+    the loss is no number any more.
     """
+    processes = ranks.count(trial.args)
+    return _train(trial) if processes == 1 else ranks.spread(trial, processes, _train)
+
+
+def _train(trial: Trial) -> dict[str, float]:
+    """The objective, on one rank."""
+    began = time.monotonic()
+    footprint.reset_peaks()
     check_names(trial.args, _GROUPS)
+    measure = measures.read(group(trial.args, "measure"))
+    measures.check_metrics(trial.metrics, measure)
     check_names(trial.params, _SEARCHED)
     values = {**group(trial.args, "model"), **group(trial.params, "model")}
     model = models.read(values, _lora(trial.args, trial.params))
@@ -69,22 +103,25 @@ def objective(trial: Trial) -> dict[str, float]:
     import torch
     from transformers import set_seed
 
+    from hpoctl.objectives.causal_lm import results
+
     torch.set_num_threads(trial.cpus)
+    made = training_arguments(training, trial, ranks.world_of(trial))
     text = corpus(source, how, models.tokenizer(values))
     set_seed(trial.seed)
     llm = models.build(model, vocab_size=len(text.tokenizer), block_size=how.max_length)
-    sizes = models.parameters(llm)
-    trainer = create_trainer(llm, text, training, trial)
-    seconds, loss = run(trainer)
-    if trial.args.get("save"):
-        models.save(llm, model, trial.dir / "model")
+    measured = cast("PreTrainedModel", llm)  # what peft wraps answers as the model itself
+    teacher = results.prepare(measure, values, measured, text)
+    trainer = create_trainer(llm, text, made, trial, rungs(training))
+    trainer.follower.meter.began = began
+    trained = run(trainer)
+    found = results.collect(trainer, trained, measured, text, measure, teacher)
+    if trial.args.get("save") and trainer.is_world_process_zero():
+        models.save(llm, model, trial.dir / "model")  # the last: it may merge an adapter
         text.tokenizer.save_pretrained(trial.dir / "model")
-    return {
-        "eval_loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,  # e**710 is no float
-        **sizes,
-        "train_seconds": seconds,
-    }
+    if not trial.args.get("keep_checkpoint"):
+        trainer.tidy()
+    return found
 
 
 def _lora(*trees: Mapping[str, object]) -> Mapping[str, object] | None:

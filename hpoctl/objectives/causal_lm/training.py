@@ -1,115 +1,75 @@
-"""The training of one model: its Trainer, what it reports on the way, and where it ends."""
+"""The training of one model: what a trial gets from it, and where it ends."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm.models import LLM
 from hpoctl.objectives.causal_lm.text import Corpus, collate
-from hpoctl.objectives.causal_lm.values import check_names, share
 from hpoctl.trial import Pruned, Trial
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerCallback, TrainerState
-
-_ALIASES = {  # what people write -> the field of TrainingArguments
-    "batch_size": "per_device_train_batch_size",
-    "num_epochs": "num_train_epochs",
-    "gradient_clipping": "max_grad_norm",
-    "warmup_ratio": "warmup_steps",  # transformers 5: a number below 1 is a share of all steps
-}
-_SET_HERE = {"output_dir": "the trial's folder", "seed": "the trial's seed"}
-
-
-def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[str, object]:
-    """Fields of TrainingArguments and their values, without aliases; `searched` wins."""
     from transformers import TrainingArguments
 
-    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    merged: dict[str, object] = {}
-    for group in (fixed, searched):
-        check_names(group, [*_ALIASES, *known], "training.")
-        named: dict[str, object] = {}
-        for name, value in group.items():
-            field = _ALIASES.get(name, name)
-            if name in _SET_HERE:
-                raise ValueError(f"training.{name}: is always {_SET_HERE[name]}: leave it out")
-            if name == "warmup_ratio":
-                share("training.warmup_ratio", value)
-            if field in named:
-                raise ValueError(f"training.{name}: '{field}' is given twice, under two names")
-            named[field] = value
-        merged.update(named)
-    return merged
+    from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 
 
-def create_trainer(llm: LLM, text: Corpus, training: Mapping[str, object], trial: Trial) -> Trainer:
-    """The Trainer, with defaults that suit a trial: evaluations, no checkpoints, no bars."""
-    import torch
-    from transformers import Trainer, TrainingArguments
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training came to, over all attempts of its trial."""
 
-    given: dict[str, object] = {
-        "eval_strategy": "steps",
-        "eval_steps": 0.1,  # a share of all steps
-        "per_device_eval_batch_size": 32,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU, torch warns
-        **training,
-        "output_dir": str(trial.dir),
-        "seed": trial.seed,
-    }
-    # The training loss is logged where an evaluation is due, to be reported with it.
-    given.setdefault("logging_strategy", given["eval_strategy"])
-    given.setdefault("logging_steps", given["eval_steps"])
-    arguments: Callable[..., TrainingArguments] = TrainingArguments
-    return Trainer(
+    seconds: float  # evaluations and saving included; not what an attempt lost that was killed
+    steps: int
+    tokens: int  # that all ranks trained on, without padding
+    rows: int  # likewise
+    eval_loss: float
+
+
+def create_trainer(
+    llm: LLM,
+    text: Corpus,
+    made: TrainingArguments,
+    trial: Trial,
+    rungs: Sequence[int] = (),
+) -> TrialTrainer:
+    """The Trainer of a trial, which evaluates at `rungs` too."""
+    from hpoctl.objectives.causal_lm.trainer import Follower, TrialTrainer
+
+    return TrialTrainer(
         model=llm,
-        args=arguments(**given),
+        args=made,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collate,
-        callbacks=[_reporter(trial)],
+        follower=Follower(trial, rungs),
     )
 
 
-def _reporter(trial: Trial) -> TrainerCallback:
-    """Hands every evaluation to the trial, and ends it where the trial says so."""
-    from transformers import TrainerCallback, TrainerControl, TrainingArguments
+def run(trainer: TrialTrainer) -> Trained:
+    """Train to the end, from the last checkpoint if there is one.
 
-    class Reporter(TrainerCallback):
-        def on_evaluate(
-            self,
-            args: TrainingArguments,
-            state: TrainerState,
-            control: TrainerControl,
-            **_: object,
-        ) -> None:
-            latest, step = _latest(state), state.global_step
-            loss = latest["eval_loss"]
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"eval_loss is {loss} at step {step}: training diverged")
-            extra = {"train_loss": latest["loss"]} if "loss" in latest else {}
-            trial.report(loss, step=step, **extra)
-            # After the last step nothing is left to save, so the trial is complete.
-            if step < state.max_steps and trial.should_prune():
-                raise Pruned(f"at step {step} of {state.max_steps}, with eval_loss {loss:.4f}")
+    Raises Pruned, Checkpointed, and FloatingPointError where the loss is no number any more.
+    """
+    import torch
 
-    return Reporter()
-
-
-def run(trainer: Trainer) -> tuple[float, float]:
-    """Train to the end; the seconds that it took, evaluations included, and the last eval_loss."""
-    seconds = float(trainer.train().metrics["train_runtime"])
-    steps = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
-    if trainer.state.global_step not in steps:
-        trainer.evaluate()
-    return seconds, _latest(trainer.state)["eval_loss"]
-
-
-def _latest(state: TrainerState) -> dict[str, float]:
-    return {name: value for log in state.log_history for name, value in log.items()}
+    try:
+        trainer.resume()
+        evaluated = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
+        if trainer.state.global_step not in evaluated or trainer.args.load_best_model_at_end:
+            trainer.evaluate()
+    except (Pruned, FloatingPointError):
+        trainer.tidy()  # nobody goes on from here
+        raise
+    meter = trainer.follower.meter.read()
+    counted = torch.tensor([meter.tokens, meter.rows], device=trainer.args.device)
+    tokens, rows = trainer.accelerator.reduce(counted, "sum").tolist()
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    return Trained(
+        seconds=meter.train_s,
+        steps=trainer.state.global_step,
+        tokens=tokens,
+        rows=rows,
+        eval_loss=losses[-1],
+    )

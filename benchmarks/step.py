@@ -1,0 +1,145 @@
+"""What a step of a `causal_lm` trial costs beside the same step of a plain Trainer script.
+
+Both train the same model on the same rows, in turns, in one process; the ratio is the median of
+the pairs. On a CPU seconds are those of the processor, which other programs disturb less than the
+clock's; on a GPU the clock's. Run it on a machine that does nothing else:
+
+    python benchmarks/step.py             # 3 minutes
+    python benchmarks/step.py --quick     # some seconds, for a test: too short to mean anything
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from hpoctl.objectives.causal_lm import arguments, models, text, training
+
+_WARM_UP = 5  # steps that are not timed
+
+
+@dataclass(kw_only=True)
+class Alone:
+    """A trial that nobody watches: what is timed is the objective's side."""
+
+    dir: Path
+    seed: int = 0
+    number: int = 0
+    cpus: int = 1
+    attempt: int = 1
+    resumed: bool = False
+    metrics: tuple[str, ...] = ("eval_loss",)
+    params: dict[str, object] = field(default_factory=dict)
+    args: dict[str, object] = field(default_factory=dict)
+
+    def report(self, value: float, step: int, **extra: float) -> None:
+        """Nobody hears it."""
+
+    def should_prune(self) -> bool:
+        return False
+
+    def should_checkpoint(self) -> bool:
+        return False
+
+
+class Clock(TrainerCallback):
+    """Seconds of the steps after the first few."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Notes the time at the two ends of what is timed."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ended = time.perf_counter() if torch.cuda.is_available() else time.process_time()
+        if state.global_step == _WARM_UP:
+            self.began = self.ended
+
+
+def timed(make: Callable[[Path], Trainer]) -> float:
+    """Seconds of the steps of one training."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        set_seed(0)
+        trainer = make(Path(folder))
+        trainer.add_callback(clock)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return clock.ended - clock.began
+
+
+def main() -> None:
+    """Prints the ratio, and what it comes from, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    pairs, steps, layers = (3, 10, 1) if quick else (30, 45, 4)
+    torch.set_num_threads(1)
+    rows = text.corpus(*text.read_source({"builtin": "pydoc", "block_size": 64}))
+
+    def model() -> PreTrainedModel:
+        return models.create_llm(layers, 128, 4, 512, 2000, block_size=64)
+
+    def plain(folder: Path) -> Trainer:
+        made = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=8,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            logging_strategy="no",
+        )
+        collate = training._collate
+        return Trainer(model=model(), args=made, train_dataset=rows.train, data_collator=collate)
+
+    def ours(folder: Path) -> Trainer:
+        trial = Alone(dir=folder)
+        given = {"steps": steps, "batch_size": 8, "eval_strategy": "no"}
+        made = arguments.training_arguments(arguments.fields(given, {}), trial, 1)
+        return training.create_trainer(model(), rows, made, trial)
+
+    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+    timed(plain)
+    for number in range(pairs):
+        order = [("plain", plain), ("ours", ours)]
+        for name, make in order if number % 2 else order[::-1]:  # who is second is no better off
+            seconds[name].append(timed(make) / (steps - _WARM_UP))
+    ratios = [one / other for one, other in zip(seconds["ours"], seconds["plain"], strict=True)]
+    said = {
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4),
+        "step_ms": {name: 1000 * statistics.median(each) for name, each in seconds.items()},
+        "pairs": pairs,
+        "steps": steps - _WARM_UP,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+    json.dump(said, sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The group `training` as TrainingArguments: every name and value is checked before a model is.
+
+`fields` reads names and types, in the worker before it forks; it touches no device.
+`training_arguments` makes the TrainingArguments of one trial, in its own process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib.metadata
+import itertools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from hpoctl.objectives.causal_lm.values import check_names, share, whole
+from hpoctl.trial import Trial
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+_ALIASES = {  # what people write -> the field of TrainingArguments
+    "batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "num_epochs": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "schedule": "lr_scheduler_type",
+    "optimizer": "optim",
+    "gradient_clipping": "max_grad_norm",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "label_smoothing": "label_smoothing_factor",
+    "warmup_ratio": "warmup_steps",  # transformers 5: a number below 1 is a share of all steps
+    "checkpoint_every": "save_steps",
+}
+_SET_HERE = {
+    "output_dir": "the trial's folder",
+    "seed": "the trial's seed",
+    "resume_from_checkpoint": "the trial's last checkpoint",
+    "save_total_limit": "one checkpoint, the latest, and the best one if it is asked for",
+    "save_only_model": "false, so that a trial can go on from its checkpoint",
+    "enable_jit_checkpoint": "false: a trial is asked to save itself by its worker",
+}
+_RUNGS = "rungs"
+_BY_RUNGS = ("max_steps", "num_train_epochs", "eval_steps", "eval_strategy")
+_RANGES: Mapping[str, tuple[float, float]] = {  # what transformers would take, or miss late
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, math.inf),
+    "label_smoothing_factor": (0, 1),
+    "neftune_noise_alpha": (0, math.inf),
+    "per_device_train_batch_size": (1, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "num_train_epochs": (0, math.inf),
+    "max_steps": (-1, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+}
+
+
+def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[str, object]:
+    """Fields of TrainingArguments and their values, without aliases, and `rungs`; `searched` wins.
+
+    Raises ValueError for a name or a value that no training can use.
+    """
+    known = _fields()
+    merged: dict[str, object] = {}
+    for group in (fixed, searched):
+        check_names(group, [*_ALIASES, _RUNGS, *known], "training.")
+        named: dict[str, object] = {}
+        for name, value in group.items():
+            field = _ALIASES.get(name, name)
+            if name in _SET_HERE:
+                raise ValueError(f"training.{name}: is always {_SET_HERE[name]}: leave it out")
+            if field in named:
+                raise ValueError(f"training.{name}: '{field}' is given twice, under two names")
+            if name == "warmup_ratio":
+                share("training.warmup_ratio", value)
+            named[field] = _rungs(value) if name == _RUNGS else _checked(name, value, known[field])
+        merged.update(named)
+    for name in _BY_RUNGS:
+        if _RUNGS in merged and name in merged:
+            raise ValueError(f"training.{name}: leave it out: the last of training.rungs says it")
+    return merged
+
+
+@functools.cache
+def _fields() -> dict[str, tuple[dataclasses.Field[object], object]]:
+    """Every field of TrainingArguments by name, with its type."""
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    return {
+        field.name: (field, hints[field.name])
+        for field in dataclasses.fields(TrainingArguments)
+        if field.init
+    }
+
+
+def _rungs(value: object) -> tuple[int, ...]:
+    """Steps at which one run is evaluated, each later than the one before; it ends at the last."""
+    steps = value if isinstance(value, list | tuple) else [value]
+    found = tuple(whole("training.rungs", step) for step in steps)
+    if not found or any(one >= next_one for one, next_one in itertools.pairwise(found)):
+        raise ValueError(f"training.rungs: is {value!r}, but must be growing steps: [100, 500]")
+    return found
+
+
+def _checked(name: str, value: object, known: tuple[dataclasses.Field[object], object]) -> object:
+    """The value, if the field can hold it; a whole number may be written as 8.0."""
+    field, hint = known
+    kinds = _kinds(hint)
+    if value is None:
+        if field.default is not None:
+            raise ValueError(f"training.{name}: is empty: give a value, or leave it out")
+        return value
+    words = next((_words(kind) for kind in kinds if _words(kind)), None)
+    words = words or field.metadata.get("choices")
+    if words and isinstance(value, str) and value not in words:
+        close = difflib.get_close_matches(value, words, n=1)
+        hint_at = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(words)}"
+        raise ValueError(f"training.{name}: {value!r} is not known; {hint_at}")
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        value = int(value)
+    if not any(_fits(value, kind) for kind in kinds):
+        must = " or ".join(sorted({_called(kind) for kind in kinds if kind is not type(None)}))
+        raise ValueError(f"training.{name}: is {value!r}, but must be {must}")
+    return _in_range(name, field.name, value)
+
+
+def _in_range(name: str, field: str, value: object) -> object:
+    low, high = _RANGES.get(field, (-math.inf, math.inf))
+    if isinstance(value, int | float) and not low <= value <= high:
+        below = "" if math.isinf(high) else f" to {high:g}"
+        raise ValueError(f"training.{name}: is {value!r}, but must be from {low:g}{below or ' on'}")
+    return value
+
+
+def _kinds(hint: object) -> tuple[object, ...]:
+    """The types of which a value may be one."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _words(kind: object) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return [str(member.value) for member in kind]
+    return []
+
+
+def _fits(value: object, kind: object) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    kind = typing.get_origin(kind) or kind
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if _words(kind):
+        return isinstance(value, str)
+    if kind is dict:
+        return isinstance(value, Mapping)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _called(kind: object) -> str:
+    kind = typing.get_origin(kind) or kind
+    names: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a word",
+        dict: "names and values",
+        list: "a list",
+    }
+    return names.get(kind, "a word")
+
+
+def training_arguments(
+    training: Mapping[str, object], trial: Trial, processes: int
+) -> TrainingArguments:
+    """The TrainingArguments of a trial, with defaults that suit one: evaluations, no bars.
+
+    Raises ValueError where this machine or transformers cannot use the values.
+    """
+    from transformers import TrainingArguments
+
+    given = {name: value for name, value in training.items() if name != _RUNGS}
+    for name in ("fp16", "fp16_full_eval"):
+        if given.get(name) and not _has_gpu():
+            raise ValueError(f"training.{name}: needs a GPU, and there is none: try bf16")
+    make: Callable[..., TrainingArguments] = TrainingArguments
+    try:
+        made = make(**_defaults(training, processes), **given | _fixed(trial))
+        _check_optimizer(made)
+        _check_schedule(made)
+    except ValueError as wrong:
+        raise ValueError(_naming_a_field(str(wrong))) from wrong
+    return made
+
+
+def rungs(training: Mapping[str, object]) -> tuple[int, ...]:
+    """The rungs of `fields`; none where there are none."""
+    found = training.get(_RUNGS, ())
+    assert isinstance(found, tuple)
+    return found
+
+
+def _fixed(trial: Trial) -> dict[str, object]:
+    return {"output_dir": str(trial.dir), "seed": trial.seed}
+
+
+def _defaults(training: Mapping[str, object], processes: int) -> dict[str, object]:
+    """What is not given, and says itself by what is."""
+    found: dict[str, object] = {
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,  # a share of all steps
+        "per_device_eval_batch_size": 32,
+        "save_strategy": "no",
+        "use_cpu": not _has_gpu(),  # not said, bf16 is refused
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,  # it would hide batches that diverge
+        "dataloader_pin_memory": _has_gpu(),  # without one, torch warns
+    }
+    if steps := rungs(training):
+        # The schedule is that of the whole run, so that who reaches a rung is where all were.
+        found |= {"max_steps": steps[-1], "eval_steps": steps[-1]}
+    if training.get("load_best_model_at_end"):
+        found["save_strategy"] = "best"
+    elif "save_steps" in training:
+        found["save_strategy"] = "steps"
+    if processes > 1:
+        found["ddp_find_unused_parameters"] = False  # every layer of a language model is used
+        if found["use_cpu"]:
+            found["ddp_backend"] = "gloo"
+    found["logging_strategy"] = training.get("eval_strategy", found["eval_strategy"])
+    found["logging_steps"] = training.get("eval_steps", found["eval_steps"])
+    return {name: value for name, value in found.items() if name not in training}
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.xpu.is_available()
+
+
+def _check_optimizer(made: TrainingArguments) -> None:
+    """Raises ValueError where the optimiser's package is not installed."""
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(made)
+    except (ImportError, importlib.metadata.PackageNotFoundError) as missing:
+        name = getattr(made.optim, "value", made.optim)
+        raise ValueError(f"training.optim: '{name}': {missing}") from missing
+    except ValueError as wrong:
+        if "model" not in str(wrong):  # some ask for the model, which does not exist yet
+            raise
+
+
+def _check_schedule(made: TrainingArguments) -> None:
+    """Raises ValueError where the schedule does not take its `lr_scheduler_kwargs`."""
+    import torch
+    from transformers import get_scheduler
+
+    trial_run = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    get: Callable[..., object] = get_scheduler
+    try:
+        get(
+            made.lr_scheduler_type,
+            trial_run,
+            num_warmup_steps=1,
+            num_training_steps=2,
+            scheduler_specific_kwargs=made.lr_scheduler_kwargs or {},
+        )
+    except (TypeError, ValueError) as wrong:
+        name = getattr(made.lr_scheduler_type, "value", made.lr_scheduler_type)
+        raise ValueError(f"training.lr_scheduler_kwargs: '{name}': {wrong}") from wrong
+
+
+def _naming_a_field(message: str) -> str:
+    """What transformers refuses, beginning with the field that it speaks of."""
+    if message.startswith("training."):
+        return message
+    spoken = [name for name in _fields() if re.search(rf"\b{name}\b", message)]
+    return f"training.{max(spoken, key=len)}: {message}" if spoken else f"training: {message}"

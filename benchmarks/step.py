@@ -32,7 +32,7 @@ from transformers import (
     set_seed,
 )
 
-from hpoctl.objectives.causal_lm import arguments, models, text, training
+from hpoctl.objectives.causal_lm import arguments, create_llm, text, training
 
 _WARM_UP = 5  # steps that are not timed
 
@@ -100,7 +100,7 @@ def main() -> None:
     rows = text.corpus(*text.read_source({"builtin": "pydoc", "block_size": 64}))
 
     def model() -> PreTrainedModel:
-        return models.create_llm(layers, 128, 4, 512, 2000, block_size=64)
+        return create_llm(layers, 128, 4, 512, 2000, block_size=64)
 
     def plain(folder: Path) -> Trainer:
         made = TrainingArguments(
@@ -113,7 +113,7 @@ def main() -> None:
             dataloader_pin_memory=torch.cuda.is_available(),
             logging_strategy="no",
         )
-        collate = training._collate
+        collate = text.collate
         return Trainer(model=model(), args=made, train_dataset=rows.train, data_collator=collate)
 
     def ours(folder: Path) -> Trainer:

@@ -133,6 +133,7 @@ def current_trial(environ: Mapping[str, str] = os.environ) -> ProgramTrial:
     return ProgramTrial(
         number=int(environ["HPOCTL_TRIAL"]),
         params=json.loads(Path(environ["HPOCTL_PARAMS"]).read_text(encoding="utf-8")),
+        args=json.loads(Path(environ["HPOCTL_ARGS"]).read_text(encoding="utf-8")),
         metrics=environ["HPOCTL_METRICS"].split(),
         seed=int(environ["HPOCTL_SEED"]),
         dir=Path(environ["HPOCTL_TRIAL_DIR"]),

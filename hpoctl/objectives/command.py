@@ -138,6 +138,8 @@ def _asking(trial: Trial, note: Path) -> Iterator[None]:
 def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> dict[str, str]:
     params = trial.dir / "params.json"
     params.write_text(json.dumps(trial.params, indent=2) + "\n", encoding="utf-8")
+    args = trial.dir / "args.json"
+    args.write_text(json.dumps(trial.args, indent=2, default=str) + "\n", encoding="utf-8")
     named = {
         f"HPOCTL_{kind}_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper(): as_text(value)
         for kind, tree in (("ARG", _flat(trial.args)), ("PARAM", values))
@@ -145,6 +147,7 @@ def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> d
     }
     own = {
         "HPOCTL_PARAMS": str(params),
+        "HPOCTL_ARGS": str(args),
         "HPOCTL_SOCKET": str(address),
         "HPOCTL_TRIAL": str(trial.number),
         "HPOCTL_TRIAL_DIR": str(trial.dir),

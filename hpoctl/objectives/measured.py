@@ -73,7 +73,8 @@ class _Short:
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
-        self.args = _group(_group(trial.args, "of"), "args")
+        of = _group(trial.args, "of")
+        self.args, self.metrics = _group(of, "args"), _metrics(of)
 
     def report(self, value: float, step: int, **extra: float) -> None:
         """Nothing: how good it is does not matter here."""

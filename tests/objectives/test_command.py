@@ -100,6 +100,7 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
         "HPOCTL_PARAM_TRAINING_FAST": "true",
         "HPOCTL_PARAM_R": "8",
         "HPOCTL_PARAM_NONE": "null",
+        "HPOCTL_ARGS": str(trial.dir / "args.json"),
         "HPOCTL_PARAMS": f"{trial.dir}/params.json",
         "HPOCTL_TRIAL": "0",
         "HPOCTL_TRIAL_DIR": str(trial.dir),

@@ -24,7 +24,7 @@ folder = Path(given["dir"])
 folder.mkdir(exist_ok=True)
 trial = SimpleNamespace(
     dir=folder, args=given["args"], params={}, number=given["number"], seed=1, cpus=1, attempt=1,
-    should_checkpoint=lambda: False,
+    should_checkpoint=lambda: False, metrics=["peak_gb"],
 )
 measured.prepare(trial.args)
 try:

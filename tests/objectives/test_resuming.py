@@ -11,6 +11,7 @@ import pytest
 
 from hpoctl.integrations import checkpoints
 from hpoctl.objectives import causal_lm
+from hpoctl.objectives.causal_lm import models
 from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 from hpoctl.trial import Checkpointed, Pruned
 
@@ -170,7 +171,7 @@ def test_a_run_killed_after_its_last_step_does_not_train_again(
     often = {**COSINE, "checkpoint_every": 5}
     first = attempt(tmp_path, often, 1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(causal_lm, "save", raises_killed)
+        patch.setattr(models, "save", raises_killed)
         causal_lm.objective(first)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-16"]
     trial = attempt(tmp_path, often, 2)

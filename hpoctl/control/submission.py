@@ -25,6 +25,7 @@ from hpoctl.rundir import Run, RunDir, Submission
 from hpoctl.samplers import Qmc, missing_packages
 from hpoctl.study.location import Location
 from hpoctl.sweep import Sweep
+from hpoctl.trial import Infeasible
 from hpoctl.words import Mode
 
 _LATELY_S = 600.0  # so old may the limits be by which a plan is shown
@@ -81,6 +82,7 @@ def _within_limits(sweep: Sweep, decide: Callable[[Limits], T]) -> T:
 
 
 def _plan(request: Request, sweep: Sweep, planned: Plan) -> Planned:
+    _check_objective(request, sweep)
     backend = BACKENDS[sweep.backend]
     folder = request.run_dir or Path("runs") / rundir.slug(sweep.study)
     run_dir = RunDir(folder.absolute())
@@ -120,6 +122,28 @@ def _sampler_notes(request: Request, sweep: Sweep) -> tuple[str, ...]:
         return (f"sampler: {needs}: the workers must find them",)
     message = f"{needs}: python -m pip install {missing.replace(' and ', ' ')}"
     raise config.complain(request.sweep_file, request.overrides, "sampler", message)
+
+
+def _check_objective(request: Request, sweep: Sweep) -> None:
+    """Raises ConfigError where an objective of ours could not use what the sweep file says."""
+    if sweep.objective is None or not sweep.objective.startswith("hpoctl.objectives."):
+        return
+    from hpoctl import objectives  # which no sweep of one's own objective needs here
+
+    try:
+        objectives.check(sweep)
+    except (ValueError, Infeasible) as wrong:
+        place, _, said = str(wrong).partition(": ")
+        group = place.split(".")[0]
+        searched = any(name.split(".")[0] == group for name in sweep.search_space.parameters)
+        if place == "metrics" or not said:
+            key = place if said else "objective_args"
+        elif group in sweep.objective_args and place not in sweep.search_space.parameters:
+            key = f"objective_args.{place}"
+        else:
+            key = f"search_space.{place}" if searched else f"objective_args.{place}"
+        text = said or str(wrong)
+        raise config.complain(request.sweep_file, request.overrides, key, text) from wrong
 
 
 def _objective_notes(sweep: Sweep, home: Path) -> tuple[str, ...]:

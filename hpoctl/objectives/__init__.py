@@ -8,7 +8,7 @@ import sys
 from hpoctl.errors import ConfigError
 from hpoctl.objectives import command
 from hpoctl.objectives.causal_lm import hub
-from hpoctl.space import Categorical
+from hpoctl.space import Categorical, nest
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective
 
@@ -26,6 +26,23 @@ def hub_names(sweep: Sweep) -> tuple[hub.HubName, ...] | None:
     parameters = sweep.search_space.parameters
     searched = {name: d.choices for name, d in parameters.items() if isinstance(d, Categorical)}
     return hub.hub_names(sweep.objective_args, searched)
+
+
+def check(sweep: Sweep) -> None:
+    """What one of these objectives can tell of a sweep before anything is loaded.
+
+    Raises ValueError or Infeasible, as `group.name: what is wrong`.
+    """
+    if sweep.objective is None or not sweep.objective.startswith(f"{__name__}."):
+        return
+    module = importlib.import_module(sweep.objective.partition(":")[0])
+    if (own := getattr(module, "check", None)) is not None:
+        searched = nest(dict.fromkeys(sweep.search_space.parameters))
+        wanted = [metric.name for metric in sweep.metrics]
+        wanted += [constraint.name for constraint in sweep.constraints]
+        resources = sweep.resources  # which may bring files that only a compute node sees
+        files = not resources.setup and resources.container is None
+        own(sweep.objective_args, searched, wanted, files=files)
 
 
 def ready(sweep: Sweep) -> Objective:

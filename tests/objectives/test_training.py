@@ -106,7 +106,7 @@ def test_every_field_of_training_arguments_may_be_given_by_its_default(tmp_path:
 
 
 def test_every_short_name_stands_for_a_field() -> None:
-    assert set(arguments._ALIASES.values()) <= arguments._fields().keys()
+    assert set(arguments.ALIASES.values()) <= arguments._fields().keys()
     assert set(arguments._RANGES) <= arguments._fields().keys()
 
 

@@ -22,8 +22,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from hpoctl.objectives.causal_lm import footprint, measures, models, ranks
+from hpoctl.objectives.causal_lm import adapters, footprint, measures, models, ranks
 from hpoctl.objectives.causal_lm.arguments import fields, rungs, training_arguments
+from hpoctl.objectives.causal_lm.checks import GROUPS, SEARCHED, check
 from hpoctl.objectives.causal_lm.scratch import create_llm
 from hpoctl.objectives.causal_lm.text import corpus, read_source
 from hpoctl.objectives.causal_lm.training import create_trainer, run
@@ -33,19 +34,8 @@ from hpoctl.trial import Trial
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["create_llm", "objective", "prepare"]
+__all__ = ["check", "create_llm", "objective", "prepare"]
 
-_GROUPS = (
-    "dataset",
-    "model",
-    "lora",
-    "training",
-    "measure",
-    "save",
-    "keep_checkpoint",
-    "processes",
-)
-_SEARCHED = ("model", "lora", "training", "dataset")
 checkpoints = True  # a trial that was cut off goes on where it was
 
 
@@ -54,8 +44,8 @@ def prepare(args: Mapping[str, object]) -> None:
 
     Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
-    check_names(args, _GROUPS)
-    models.check(group(args, "model"), _lora(args))
+    check_names(args, GROUPS)
+    models.check(group(args, "model"), adapters.of(args))
     measure = measures.read(group(args, "measure"))
     source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
@@ -92,12 +82,12 @@ def _train(trial: Trial) -> dict[str, float]:
     """The objective, on one rank."""
     began = time.monotonic()
     footprint.reset_peaks()
-    check_names(trial.args, _GROUPS)
+    check_names(trial.args, GROUPS)
     measure = measures.read(group(trial.args, "measure"))
     measures.check_metrics(trial.metrics, measure)
-    check_names(trial.params, _SEARCHED)
+    check_names(trial.params, SEARCHED)
     values = {**group(trial.args, "model"), **group(trial.params, "model")}
-    model = models.read(values, _lora(trial.args, trial.params))
+    model = models.read(values, adapters.of(trial.args, trial.params))
     source, how = read_source(group(trial.args, "dataset"), group(trial.params, "dataset"))
     training = fields(group(trial.args, "training"), group(trial.params, "training"))
     import torch
@@ -122,9 +112,3 @@ def _train(trial: Trial) -> dict[str, float]:
     if not trial.args.get("keep_checkpoint"):
         trainer.tidy()
     return found
-
-
-def _lora(*trees: Mapping[str, object]) -> Mapping[str, object] | None:
-    """The group `lora` of all that have it, the last one winning; None where none has."""
-    given = [group(tree, "lora") for tree in trees if "lora" in tree]
-    return {name: value for lora in given for name, value in lora.items()} if given else None

@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.objectives.causal_lm.values import check_names, share, whole
+from hpoctl.objectives.causal_lm.values import check_names, group, share, whole
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch.nn import Module
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
-_LORA = ("r", "alpha", "dropout", "target_modules")
+KEYS = ("r", "alpha", "dropout", "target_modules")
 _EVERY = "all-linear"
 _QUANTIZED = ("none", "4bit", "8bit")
 
@@ -35,9 +35,15 @@ class Lora:
     targets: tuple[str, ...]  # names of layers, all-linear alone, or none: what suits the family
 
 
+def of(*trees: Mapping[str, object]) -> Mapping[str, object] | None:
+    """The group `lora` of all that have it, the last one winning; None where none has."""
+    given = [group(tree, "lora") for tree in trees if "lora" in tree]
+    return {name: value for lora in given for name, value in lora.items()} if given else None
+
+
 def read_lora(lora: Mapping[str, object]) -> Lora:
     """The group `lora`, defaults filled in. Raises ValueError."""
-    check_names(lora, _LORA, "lora.")
+    check_names(lora, KEYS, "lora.")
     return Lora(
         r=whole("lora.r", lora.get("r", 8)),
         alpha=whole("lora.alpha", lora.get("alpha", 16)),

@@ -25,7 +25,7 @@ from hpoctl.trial import Trial
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-_ALIASES = {  # what people write -> the field of TrainingArguments
+ALIASES = {  # what people write -> the field of TrainingArguments
     "batch_size": "per_device_train_batch_size",
     "eval_batch_size": "per_device_eval_batch_size",
     "num_epochs": "num_train_epochs",
@@ -49,7 +49,7 @@ _SET_HERE = {
     "save_only_model": "false, so that a trial can go on from its checkpoint",
     "enable_jit_checkpoint": "false: a trial is asked to save itself by its worker",
 }
-_RUNGS = "rungs"
+RUNGS = "rungs"
 _BY_RUNGS = ("max_steps", "num_train_epochs", "eval_steps", "eval_strategy")
 _RANGES: Mapping[str, tuple[float, float]] = {  # what transformers would take, or miss late
     "learning_rate": (0, math.inf),
@@ -78,20 +78,20 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
     known = _fields()
     merged: dict[str, object] = {}
     for group in (fixed, searched):
-        check_names(group, [*_ALIASES, _RUNGS, *known], "training.")
+        check_names(group, [*ALIASES, RUNGS, *known], "training.")
         named: dict[str, object] = {}
         for name, value in group.items():
-            field = _ALIASES.get(name, name)
+            field = ALIASES.get(name, name)
             if name in _SET_HERE:
                 raise ValueError(f"training.{name}: is always {_SET_HERE[name]}: leave it out")
             if field in named:
                 raise ValueError(f"training.{name}: '{field}' is given twice, under two names")
             if name == "warmup_ratio":
                 share("training.warmup_ratio", value)
-            named[field] = _rungs(value) if name == _RUNGS else _checked(name, value, known[field])
+            named[field] = _rungs(value) if name == RUNGS else _checked(name, value, known[field])
         merged.update(named)
     for name in _BY_RUNGS:
-        if _RUNGS in merged and name in merged:
+        if RUNGS in merged and name in merged:
             raise ValueError(f"training.{name}: leave it out: the last of training.rungs says it")
     return merged
 
@@ -198,7 +198,7 @@ def training_arguments(
     """
     from transformers import TrainingArguments
 
-    given = {name: value for name, value in training.items() if name != _RUNGS}
+    given = {name: value for name, value in training.items() if name != RUNGS}
     for name in ("fp16", "fp16_full_eval"):
         if given.get(name) and not _has_gpu():
             raise ValueError(f"training.{name}: needs a GPU, and there is none: try bf16")
@@ -214,7 +214,7 @@ def training_arguments(
 
 def rungs(training: Mapping[str, object]) -> tuple[int, ...]:
     """The rungs of `fields`; none where there are none."""
-    found = training.get(_RUNGS, ())
+    found = training.get(RUNGS, ())
     assert isinstance(found, tuple)
     return found
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DTYPES = ("float32", "bfloat16")
 _OF_SCRATCH = ("from_scratch", *scratch.KEYS)
 _OF_PRETRAINED = ("pretrained", "keep_layers", "quantize")
-_KNOWN = (*_OF_SCRATCH, *_OF_PRETRAINED, "dropout", "dtype")
+KNOWN = (*_OF_SCRATCH, *_OF_PRETRAINED, "dropout", "dtype")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ LLM: TypeAlias = "PreTrainedModel | PeftModel"
 
 def check(model: Mapping[str, object], lora: Mapping[str, object] | None) -> None:
     """Raises ValueError for fixed values that no searched ones can mend; loads nothing."""
-    check_names(model, _KNOWN, "model.")
+    check_names(model, KNOWN, "model.")
     if "from_scratch" in model:
         scratch.known_family(model["from_scratch"])
     if "pretrained" in model:
@@ -66,7 +66,7 @@ def read(model: Mapping[str, object], lora: Mapping[str, object] | None) -> Mode
 
     Raises ValueError, or Infeasible where sizes do not go together.
     """
-    check_names(model, _KNOWN, "model.")
+    check_names(model, KNOWN, "model.")
     if "pretrained" not in model:
         _refuse(model, _OF_PRETRAINED, "needs model.pretrained")
         if lora is not None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm import footprint
 from hpoctl.objectives.causal_lm.measures import check_known
-from hpoctl.objectives.causal_lm.text import Corpus, corpus, read_source
+from hpoctl.objectives.causal_lm.text import Corpus, Opened, corpus, read_source
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.objectives.inference import settings
 from hpoctl.trial import Trial
@@ -27,7 +27,7 @@ from hpoctl.trial import Trial
 if TYPE_CHECKING:
     from hpoctl.objectives.causal_lm.trained import Trained
 
-__all__ = ["objective", "prepare"]
+__all__ = ["check", "objective", "prepare"]
 
 _GROUPS = ("dataset", "model", "inference", "measure")
 MEASURED = (
@@ -35,6 +35,25 @@ MEASURED = (
     *("new_tokens", "latency_s", "tokens_per_second", "memory_gb", "host_memory_gb"),
 )
 _ASKED_FOR = {"perplexity": "{perplexity: self}"}
+
+
+def check(
+    args: Mapping[str, object],
+    searched: Mapping[str, object],
+    wanted: list[str],
+    *,
+    files: bool,
+) -> None:
+    """What a login node can tell of a sweep without loading torch. Raises ValueError."""
+    check_names(args, _GROUPS)
+    check_names(searched, ("inference",))
+    settings.read(group(args, "inference"), {})
+    check_names(group(searched, "inference"), settings.KNOWN, "inference.")
+    asked = group(args, "measure")
+    check_known(wanted, MEASURED, _ASKED_FOR, [name for name in asked if asked[name]])
+    source, _ = read_source(group(args, "dataset"))
+    if files:
+        Opened(source)
 
 
 def prepare(args: Mapping[str, object]) -> None:

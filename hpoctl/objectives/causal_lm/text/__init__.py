@@ -17,7 +17,7 @@ from hpoctl.objectives.causal_lm.text.chat import with_template
 from hpoctl.objectives.causal_lm.text.collate import collate
 from hpoctl.objectives.causal_lm.text.cut import cut
 from hpoctl.objectives.causal_lm.text.documents import Opened, digest
-from hpoctl.objectives.causal_lm.text.source import Cut, Kind, Source, read_source
+from hpoctl.objectives.causal_lm.text.source import Cut, Kind, Source, check_searched, read_source
 from hpoctl.objectives.causal_lm.text.split import split
 from hpoctl.objectives.causal_lm.text.tokenizer import END
 
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["END", "Corpus", "Cut", "Source", "collate", "corpus", "read_source"]
+__all__ = [
+    "END",
+    "Corpus",
+    "Cut",
+    "Opened",
+    "Source",
+    "check_searched",
+    "collate",
+    "corpus",
+    "read_source",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

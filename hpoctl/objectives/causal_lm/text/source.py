@@ -63,15 +63,20 @@ class Cut:
     evaluate_on: str
 
 
+def check_searched(name: str) -> None:
+    """Raises ValueError for what cannot stand in the search space."""
+    check_names({name: None}, _KNOWN, "dataset.")
+    if name not in _CUT:
+        raise ValueError(f"dataset.{name}: cannot be searched; can be: {', '.join(_CUT)}")
+
+
 def read_source(
     fixed: Mapping[str, object], searched: Mapping[str, object] | None = None
 ) -> tuple[Source, Cut]:
     """The group `dataset`, defaults filled in; `searched` wins. Raises ValueError."""
     check_names(fixed, _KNOWN, "dataset.")
     for name in searched or {}:
-        check_names({name: None}, _KNOWN, "dataset.")
-        if name not in _CUT:
-            raise ValueError(f"dataset.{name}: cannot be searched; can be: {', '.join(_CUT)}")
+        check_searched(name)
     if searched and {"max_length", "block_size"} & set(searched):  # of the two names, the searched
         fixed = {name: fixed[name] for name in fixed if name not in ("max_length", "block_size")}
     dataset = {**fixed, **(searched or {})}

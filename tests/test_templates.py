@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -26,21 +27,57 @@ def hpoctl(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+MODEL = """\
+study: base
+objective: hpoctl.objectives.causal_lm
+objective_args:
+  dataset: {builtin: pydoc, max_length: 32, vocab_size: 300, max_blocks: 100}
+  model: {from_scratch: llama, num_layers: 1, hidden_size: 16, num_heads: 2, ff_dim: 32}
+  training: {max_steps: 2}
+  save: true
+metrics: [{name: eval_loss}]
+search_space: {training: {learning_rate: {type: categorical, values: [1e-2]}}}
+budget: {trials: 1}
+"""
 SHORTER = {
     "starter": (),
     "command": (),
+    "lora": (
+        "objective_args.model.pretrained=../base/runs/base/trials/00000/model",
+        "objective_args.dataset.max_length=32",
+        "objective_args.training={max_steps: 3}",
+    ),
+    "scratch": (
+        "objective_args.dataset.max_blocks=200",
+        "objective_args.training.rungs=[1, 2]",
+        "search_space.model.hidden_size.values=[12, 24]",
+        "search_space.model.num_layers.max=2",
+    ),
     "lightning": ("objective_args.epochs=2",),
     "pytorch": ("objective_args.steps=40",),
 }
 
 
+def bring(template: str, folder: Path) -> None:
+    """What a template takes for granted: the user's text, and a model (on disk, not on a hub)."""
+    if template != "lora":
+        return
+    rows = (json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)[:10])
+    (folder / "train.jsonl").write_text("".join(rows))
+    (folder.parent / "base").mkdir()
+    (folder.parent / "base" / "base.yaml").write_text(MODEL)
+    hpoctl(folder.parent / "base", "run", "base.yaml")
+
+
 @pytest.mark.parametrize("template", SHORTER)
 def test_a_template_runs_as_it_was_written(template: str, tmp_path: Path) -> None:
-    hpoctl(tmp_path, "init", "--template", template)
-    assert "note: objective" not in hpoctl(tmp_path, "check", "sweep.yaml")
+    folder = tmp_path / "mine"
+    hpoctl(tmp_path, "init", "mine", "--template", template)
+    bring(template, folder)
+    assert "note: objective" not in hpoctl(folder, "check", "sweep.yaml")
     changes = ("budget.trials=3", "workers=1", *SHORTER[template])
     flags = [word for change in changes for word in ("--set", change)]
-    ended = json.loads(hpoctl(tmp_path, "run", "sweep.yaml", "--json", *flags))
+    ended = json.loads(hpoctl(folder, "run", "sweep.yaml", "--json", *flags))
     counts = ended["counts"]
     assert counts["complete"] + counts["pruned"] == 3
     assert ended["best"]["values"]

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
+from hpoctl import config
+
+MODEL = """\
+study: base
+backend: local
+objective: hpoctl.objectives.causal_lm
+objective_args:
+  dataset: {builtin: pydoc, max_length: 32, vocab_size: 300, max_blocks: 100}
+  model: {from_scratch: llama, num_layers: 1, hidden_size: 16, num_heads: 2, ff_dim: 32}
+  training: {max_steps: 2}
+  save: true
+metrics: [{name: eval_loss}]
+search_space: {training: {learning_rate: {type: categorical, values: [1e-2]}}}
+budget: {trials: 1}
+"""
 SPACE = """\
 # a comment of mine
 training:
@@ -39,8 +56,11 @@ class Desk:
             **{f"--{name}": value for name, value in changed.items()},
         }
         words = [word for pair in given.items() for word in pair]
+        return self.hpoctl("tune", *words, *flags)
+
+    def hpoctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "hpoctl", "tune", *words, *flags],
+            [sys.executable, "-m", "hpoctl", *words],
             cwd=self.folder,
             env={**os.environ, "XDG_STATE_HOME": str(self.folder / "state")},
             capture_output=True,
@@ -64,6 +84,43 @@ def desk(tmp_path: Path) -> Desk:
     for name in ("train", "val"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
     return Desk(folder=tmp_path)
+
+
+def test_flags_of_the_course_text_tune_a_model(desk: Desk) -> None:
+    rows = [json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)[:12]]
+    (desk.folder / "train.jsonl").write_text("".join(rows[:10]))
+    (desk.folder / "val.jsonl").write_text("".join(rows[10:]))
+    (desk.folder / "base.yaml").write_text(MODEL)
+    done = desk.hpoctl("run", "base.yaml")
+    assert done.returncode == 0, done.stderr
+    done = desk.tune(
+        *("--num_trials", "3", "--pruning_factor", "2.0", "--parallel-trials", "2"),
+        *("--memory_constraint", "16", "--time-budget-hours", "0.5"),
+        *("--optimization_objective", "multi:eval_loss,eval_accuracy"),
+        *("--optimization_weights", "0.7,0.3"),
+        *("--set", "objective_args.training={max_steps: 3}"),
+        *("--set", "objective_args.dataset.max_length=32"),
+        base_model="runs/base/trials/00000/model",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Best hyperparameter configuration:\n{")
+    assert "(lower is better)" in done.stdout
+    report = desk.folder / "out" / "report"
+    for name in ("best_config.yaml", "trials_summary.csv", "optimization_plot.png", "index.html"):
+        assert (report / name).stat().st_size
+    assert {path.name for path in (desk.folder / "out" / "trial_results").iterdir()} == {
+        f"trial_{number}" for number in range(3)
+    }
+    with (report / "trials_summary.csv").open(newline="") as file:
+        rows_of = list(csv.DictReader(file))
+    assert {row["state"] for row in rows_of} <= {"complete", "pruned"}
+    assert all(row["memory_gb"] for row in rows_of if row["state"] == "complete")
+    sweep = config.load(desk.folder / "out" / "sweep.yaml")
+    assert sweep.trials == 3
+    assert [metric.weight for metric in sweep.metrics] == [0.7, 0.3]
+    assert "# a comment of mine" in (desk.folder / "out" / "sweep.yaml").read_text()
+    again = desk.hpoctl("check", "out/sweep.yaml")
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from hpoctl.objectives.causal_lm import footprint, latency, measures
 from hpoctl.objectives.causal_lm.measures import Latency
 from hpoctl.objectives.causal_lm.text import corpus, read_source
 
-from .conftest import FakeTrial, MakeTrial
+from .conftest import FakeTrial, MakeTrial, PretrainedFolders
+from .test_causal_lm import TINY
 
 ARGS: Mapping[str, Mapping[str, object]] = {
     "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 400, "max_blocks": 100},
@@ -254,3 +255,21 @@ def test_sizes_are_those_of_the_types_that_weights_have() -> None:
     assert found["parameters"] == total
     assert found["trainable_parameters"] == total - 50 * 16
     assert found["model_mb"] == 2 * total / 2**20
+
+
+@pytest.mark.parametrize("lora", [{"lora": {"r": 4}}, {}])
+def test_what_fine_tuning_has_changed_is_its_divergence_from_the_base(
+    lora: dict[str, object], pretrained_folder: PretrainedFolders, make_trial: MakeTrial
+) -> None:
+    args = {
+        **TINY,
+        "model": {"pretrained": str(pretrained_folder("llama"))},
+        "measure": {"kl": "base"},
+        **lora,
+    }
+    found = [
+        causal_lm.objective(make_trial({"training": {"learning_rate": rate, "max_steps": 4}}, args))
+        for rate in (0.0, 1e-2)
+    ]
+    assert found[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found[1]["kl"] > 1e-5

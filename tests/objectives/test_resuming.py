@@ -15,7 +15,7 @@ from hpoctl.objectives.causal_lm import models
 from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 from hpoctl.trial import Checkpointed, Pruned
 
-from .conftest import FakeTrial
+from .conftest import FakeTrial, PretrainedFolders
 from .test_causal_lm import POINT, TINY, changed
 
 Groups = Mapping[str, Mapping[str, object]]
@@ -50,15 +50,21 @@ class Told:
     weights: bytes = b""
 
 
-def through(folder: Path, training: Mapping[str, object], ends: Sequence[int] = ()) -> Told:
+def through(
+    folder: Path,
+    training: Mapping[str, object],
+    ends: Sequence[int] = (),
+    params: Mapping[str, object] = POINT,
+    **more: object,
+) -> Told:
     """A trial that is asked to save itself after so many steps of each attempt, to its end."""
     folder.mkdir()
     told = Told()
-    args = {**SMALL, "training": training, "save": True}
+    args = {**SMALL, "training": training, "save": True, **more}
     while True:
         told.attempts += 1
         at = ends[told.attempts - 1] if told.attempts <= len(ends) else None
-        trial = FakeTrial(dir=folder, params=POINT, args=args, attempt=told.attempts, ends_at=at)
+        trial = FakeTrial(dir=folder, params=params, args=args, attempt=told.attempts, ends_at=at)
         with suppress(Checkpointed):
             told.result = causal_lm.objective(trial)
         assert not told.values.keys() & trial.values.keys(), "a step is reported twice"
@@ -122,6 +128,20 @@ def test_a_run_cut_off_at_any_step_equals_one_that_was_not(
     assert told.attempts == len(ends) + 1
     equal(told, whole[name])
     assert not list((tmp_path / "cut").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("lora", [{"r": 4, "dropout": 0.1}, None])
+def test_fine_tuning_goes_on_to_the_last_digit_with_an_adapter_and_in_full(
+    lora: Mapping[str, object] | None, pretrained_folder: PretrainedFolders, tmp_path: Path
+) -> None:
+    adapter = {} if lora is None else {"lora": lora}
+    params = {"training": {"learning_rate": 1e-2}, **adapter}
+    model = {"pretrained": str(pretrained_folder("llama"))}
+    whole = through(tmp_path / "whole", COSINE, params=params, model=model)
+    cut = through(tmp_path / "cut", COSINE, [3, 6], params=params, model=model)
+    assert cut.attempts == 3
+    equal(cut, whole)
+    assert whole.values[16] < whole.values[4]
 
 
 def attempt(folder: Path, training: Mapping[str, object], number: int, **more: object) -> FakeTrial:

@@ -41,6 +41,7 @@ budget: {trials: 1}
 """
 SHORTER = {
     "starter": (),
+    "trainer": (),
     "command": (),
     "lora": (
         "objective_args.model.pretrained=../base/runs/base/trials/00000/model",

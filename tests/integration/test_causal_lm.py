@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 from optuna.trial import TrialState
+from servers import wait_for
 
-from integration.conftest import MakeSweep
+from integration.conftest import MakeSweep, write
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -46,3 +51,43 @@ def test_two_trials_learn_at_the_same_time(make_sweep: MakeSweep) -> None:
     starts = [trial.datetime_start for trial in trials]
     ends = [trial.datetime_complete for trial in trials]
     assert max(t.timestamp() for t in starts if t) < min(t.timestamp() for t in ends if t)
+
+
+LONG = {
+    "objective": "hpoctl.objectives.causal_lm",
+    "objective_args": {
+        "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 300, "max_blocks": 400},
+        "model": {"num_layers": 2, "num_heads": 2, "hidden_size": 64, "ff_dim": 128},
+        "training": {"max_steps": 240, "eval_steps": 8, "batch_size": 16, "schedule": "cosine"},
+    },
+    "search_space": {"training": {"learning_rate": {"type": "categorical", "values": [5e-3]}}},
+    "sampler": "grid",
+    "metrics": [{"name": "eval_loss"}],
+}
+
+
+def test_a_trial_whose_task_was_queued_again_comes_out_as_if_it_had_not_been(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep("postgresql", mode="sequential", budget=None, **LONG)
+    (id_,) = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    metrics = sweep.run_dir.trial(0) / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3, 120, "reports")
+    slurm.ask("scontrol", "requeue", f"{id_}_0")
+    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
+    slurm.ask("scontrol", "update", f"JobId={id_}_0", "StartTime=now")
+    sweep.await_finished(1, deadline_s=240)
+    (cut,) = sweep.trials()
+    assert [worker.told for worker in sweep.summary().workers] == ["SIGTERM", None]
+
+    here = sweep.hpoctl.folder / "here"
+    here.mkdir()
+    write(here / "sweep.yaml", {"study": "whole", "backend": "local", **LONG})
+    command = [sys.executable, "-m", "hpoctl", "run", "sweep.yaml", "--json"]
+    done = subprocess.run(
+        command, cwd=here, env=sweep.hpoctl.environ, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["best"]["values"] == cut.values

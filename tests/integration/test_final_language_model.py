@@ -91,3 +91,42 @@ def test_fit_measures_a_language_model(hpoctl: Hpoctl) -> None:
     assert (fitted["batch_parameter"], fitted["largest_batch"]) == ("training.batch_size", 2)
     assert {Path(folder).parent.name for folder in fitted["run_dirs"]} == {"runs"}
     assert not (hpoctl.folder / "runs" / "tiny").exists()
+
+
+def test_a_searched_model_is_better_than_the_defaults_on_text_that_nobody_has_seen(
+    hpoctl: Hpoctl,
+) -> None:
+    args = SWEEP["objective_args"]
+    assert isinstance(args, dict)
+    training = {"max_steps": 40, "eval_steps": 40, "batch_size": 8}
+    defaults = {
+        **SWEEP,
+        "study": "defaults",
+        "objective_args": {
+            **args,
+            "training": training,
+            "dataset": {**args["dataset"], "train_on": "all", "evaluate_on": "test"},
+        },
+        # What TrainingArguments has without being asked.
+        "search_space": {"training": {"learning_rate": {"type": "categorical", "values": [5e-5]}}},
+    }
+    search = {
+        **SWEEP,
+        "objective_args": {**args, "training": training},
+        "sampler": {"name": "tpe", "n_startup_trials": 3},
+        "search_space": {
+            "training": {
+                "learning_rate": {"type": "log_uniform", "min": 1e-5, "max": 1e-1},
+                "weight_decay": {"type": "uniform", "min": 0.0, "max": 0.2},
+            },
+            "model": {"hidden_size": {"type": "categorical", "values": [32, 64]}},
+        },
+        "budget": {"trials": 6},
+        "seed": 1,
+    }
+    write(hpoctl.folder / "defaults.yaml", defaults)
+    write(hpoctl.folder / "search.yaml", search)
+    by_default = answer(hpoctl, "run", "defaults.yaml")["best"]["values"][0]
+    hpoctl("run", "search.yaml", timeout_s=240)
+    final = answer(hpoctl, "train", "tiny", "-o", "model", "--wait")
+    assert final["final"]["eval_loss"] < by_default - 0.3

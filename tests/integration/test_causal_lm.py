@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -53,7 +54,7 @@ def test_two_trials_learn_at_the_same_time(make_sweep: MakeSweep) -> None:
     assert max(t.timestamp() for t in starts if t) < min(t.timestamp() for t in ends if t)
 
 
-LONG = {
+LONG: dict[str, Any] = {
     "objective": "hpoctl.objectives.causal_lm",
     "objective_args": {
         "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 300, "max_blocks": 400},

@@ -237,8 +237,14 @@ def room(caps: Sequence[Cap]) -> int | None:
 
 
 def _is_alive(array: str) -> bool:
-    """Whether the process is there and is one of submitit's, as ids of processes come again."""
+    """Whether the process is there and is one of submitit's, as ids of processes come again.
+
+    Without any words it is a zombie, or in the midst of exec(2): its words come last.
+    """
+    process = Path("/proc", array)
     try:
-        return b"submitit" in Path(f"/proc/{array}/cmdline").read_bytes()
+        if words := (process / "cmdline").read_bytes():
+            return b"submitit" in words
+        return (process / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False

@@ -251,7 +251,7 @@ def test_a_program_is_told_to_save_itself_and_goes_on_later(tmp_path: Path) -> N
     text = f"{ONE}checkpoints: true\nresources: {{time: 30s, warning: 7s}}\n"
     runs = f"command: [{sys.executable}, program.py]"
     place = open_workplace(tmp_path, "", text, runs=runs)
-    place.work(HPOCTL_TASK="7_0", HPOCTL_WALLTIME_S="14")
+    place.work(HPOCTL_TASK="7_0", HPOCTL_WALLTIME_S="22")
     assert place.counts() == {TrialState.WAITING: 1}
     place.work(HPOCTL_TASK="7_1", HPOCTL_WALLTIME_S="30")
     assert [record.values for record in place.records()] == [(6.0,)]

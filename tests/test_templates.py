@@ -11,13 +11,16 @@ from pydoc_data.topics import topics
 
 import pytest
 
+# As in a shell where the environment is activated: templates call `python`.
+ACTIVATED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
 
 def hpoctl(folder: Path, *words: str) -> str:
     """What a command says in this folder; it must end well."""
     done = subprocess.run(
         [sys.executable, "-m", "hpoctl", *words],
         cwd=folder,
-        env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
+        env={**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PATH": ACTIVATED},
         capture_output=True,
         text=True,
         timeout=240,

@@ -21,6 +21,7 @@ from hpoctl.space import Params
 from hpoctl.study import translate
 from hpoctl.study.connect import Rows
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S, Database, Statement
+from hpoctl.study.ends import End, Ends
 from hpoctl.study.enqueue import Queued, Slot, enqueue
 from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
@@ -61,6 +62,7 @@ class RelationalStore(Roster):
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
         super().__init__(database, Statements(database.location.kind, study_id), sweep)
+        self._ends = Ends(database.location.kind)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
         self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.objectives])
@@ -119,7 +121,7 @@ class RelationalStore(Roster):
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
         names = [metric.name for metric in self._sweep.objectives]
-        self._database.run(self._sql.keep_study_attr("study:metric_names", names))
+        self._database.run(self._attempts.keep_attr("study:metric_names", names))
 
     def retries(self) -> int:
         """How many of them repeat another one."""
@@ -258,17 +260,20 @@ class RelationalStore(Roster):
         constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends a trial with its values; see `Store`."""
-        given = [float(value) for value in values]
         if any(math.isnan(value) for value in values):
             self.fail(claim, "the objective returned NaN", at=at, cause=Cause.NAN)
-        elif not self._finish(claim, Outcome.COMPLETE, given, attrs, at, constraints=constraints):
-            self._database.run(self._sql.keep_late(claim, values))
+            return
+        end = self._end(claim, Outcome.COMPLETE, at)
+        given = [float(value) for value in values]
+        if not self._finish(replace(end, values=given, attrs=attrs, constraints=constraints)):
+            self._database.run(self._ends.keep_late(claim, values))
 
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
         steps = self._known(claim).intermediate_values
         last = steps[max(steps)] if steps and len(self._sweep.objectives) == 1 else math.nan
-        self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
+        end = self._end(claim, Outcome.PRUNED, at)
+        self._finish(end if math.isnan(last) else replace(end, values=[last]))
 
     def fail(
         self,
@@ -288,7 +293,8 @@ class RelationalStore(Roster):
         verdict = judge(cause, error, policy, losses)
         verdict = with_what_is_known(verdict, attrs, constraints)
         if verdict.outcome is Outcome.FAILED:
-            self._finish(claim, Outcome.FAILED, None, verdict.kept, at, verdict)
+            end = replace(self._end(claim, Outcome.FAILED, at), attrs=verdict.kept)
+            self._finish(end, self._attempts.keep_failure(claim, verdict, end.at))
         else:
             self._set_free(claim, verdict, at)
 
@@ -319,35 +325,25 @@ class RelationalStore(Roster):
             self._mirror.drop(claim.trial_id)
 
     def _give_back(self, claim: Claim, verdict: Verdict, at: float) -> bool:
-        *steps, done = self._sql.give_back(claim.trial_id, claim.attempt, verdict, at=at)
+        *steps, done = self._ends.give_back(claim.trial_id, claim.attempt, verdict, at=at)
         keep = self._attempts.keep_failure(claim, verdict, at)
         return bool(self._database.run(*steps, keep, done))
 
-    def _finish(
-        self,
-        claim: Claim,
-        outcome: Outcome,
-        values: Sequence[float] | None,
-        attrs: Mapping[str, object],
-        at: float | None,
-        verdict: Verdict | None = None,
-        constraints: Mapping[str, float] = NOTHING,
-    ) -> bool:
-        """False if the trial was no longer this claim's; it is left as it is then."""
+    def _end(self, claim: Claim, outcome: Outcome, at: float | None) -> End:
         seed = seed_of(self._sweep, claim.root)
-        at = at or time.time()
-        how = (claim, outcome, at, values, attrs, seed, constraints)
+        return End(claim=claim, outcome=outcome, at=at or time.time(), seed=seed)
+
+    def _finish(self, end: End, *also: Statement) -> bool:
+        """False if the trial was no longer this claim's; it is left as it is then."""
         kept: Rows = ()
-        if self._location.kind is Kind.POSTGRESQL and verdict is None:
-            kept = self._database.run(self._sql.finish_at_once(*how))
+        if self._location.kind is Kind.POSTGRESQL and not also:
+            kept = self._database.run(self._ends.finish_at_once(end))
         if not kept:
-            *steps, done = self._sql.finish(*how)
-            if verdict is not None:
-                steps.append(self._attempts.keep_failure(claim, verdict, at))
-            kept = self._database.run(*steps, done)
-        self._let_go(claim, outcome if kept else None, values, constraints)
+            *steps, done = self._ends.finish(end)
+            kept = self._database.run(*steps, *also, done)
+        self._let_go(end.claim, end.outcome if kept else None, end.values, end.constraints)
         if not kept:
-            log.warning("trial %d was given to another worker meanwhile", claim.number)
+            log.warning("trial %d was given to another worker meanwhile", end.claim.number)
         return bool(kept)
 
     def rest(self) -> None:

@@ -10,7 +10,7 @@ from hpoctl import output
 from hpoctl.cli.options import Command, formatted
 from hpoctl.control import db as control
 from hpoctl.control.db import DbRequest
-from hpoctl.output import Format
+from hpoctl.output import Format, private
 
 _PATH = click.Path(path_type=Path)
 
@@ -39,9 +39,9 @@ def up(
     """Start the server of DIR; make it first if there is none."""
     request = DbRequest(folder=folder, port=port, host=host)
     if foreground:
-        control.serve(request, lambda started: output.show_db_change(started, Format(form)))
+        control.serve(request, lambda started: private.show_change(started, Format(form)))
         return
-    output.show_db_change(control.up(request), Format(form))
+    private.show_change(control.up(request), Format(form))
     output.suggest("submit SWEEP")
 
 
@@ -50,7 +50,7 @@ def up(
 @formatted
 def status(folder: Path | None, form: str) -> None:
     """Show whether the server of DIR runs, and where."""
-    output.show_db_status(control.status(folder), Format(form))
+    private.show_status(control.status(folder), Format(form))
 
 
 @db.command()
@@ -60,7 +60,7 @@ def status(folder: Path | None, form: str) -> None:
 def url(folder: Path | None, show_password: bool, form: str) -> None:
     """Show the URL of the server of DIR, and what to write in a sweep file."""
     secret = control.secret_url(folder) if show_password else None
-    output.show_db_url(control.status(folder), secret, Format(form))
+    private.show_url(control.status(folder), secret, Format(form))
 
 
 @db.command()
@@ -77,4 +77,4 @@ def backup(folder: Path | None, out: Path | None, form: str) -> None:
 @formatted
 def down(folder: Path | None, form: str) -> None:
     """Shut the server of DIR down; its data stays."""
-    output.show_db_change(control.down(folder), Format(form))
+    private.show_change(control.down(folder), Format(form))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from hpoctl import control, output
+from hpoctl import control
 from hpoctl.cli.options import formatted
 from hpoctl.errors import BatchSystemError
 from hpoctl.finding import Level
-from hpoctl.output import Format
+from hpoctl.output import Format, delays
 
 
 @click.command()
@@ -19,7 +19,7 @@ from hpoctl.output import Format
 @formatted
 def why(study: str, form: str) -> None:
     """Say why tasks of STUDY wait, and what would let them start."""
-    output.show_why(control.read_why(study), Format(form))
+    delays.show_why(control.read_why(study), Format(form))
 
 
 @click.command()
@@ -29,6 +29,6 @@ def why(study: str, form: str) -> None:
 def doctor(sweep: Path | None, job: bool, form: str) -> None:
     """Look this site over, for SWEEP if given, and say what will not work, and the way out."""
     found = control.examine(sweep, job=job)
-    output.show_findings(found, Format(form))
+    delays.show_findings(found, Format(form))
     if any(finding.level is Level.FAILS for finding in found):
         sys.exit(BatchSystemError.exit_code)

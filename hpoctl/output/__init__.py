@@ -1,6 +1,6 @@
 """What the user reads: tables for people, JSON for programs, bare ids for scripts.
 
-Results go to stdout, everything else to stderr. The only module that prints.
+Results go to stdout, everything else to stderr. Only this folder prints.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpoctl.control.db import DbChange, DbStatus, State
-from hpoctl.finding import Finding, Level
-from hpoctl.output import delays, private, shapes, tables
+from hpoctl.output import shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.status import Status
 from hpoctl.words import Gist, Mode
 
 if TYPE_CHECKING:
-    from hpoctl.control import Planned, Repaired, Submitted, Why
+    from hpoctl.control import Planned, Repaired, Submitted
     from hpoctl.report import Report
 
 
@@ -186,26 +183,6 @@ def show_workers(status: Status, form: Format) -> None:
         print(tables.workers_text(status.workers))
 
 
-def show_why(why: Why, form: Format) -> None:
-    """`why`: a paragraph a reason, with what would help."""
-    if form is Format.JSON:
-        show_json(delays.why_shape(why))
-    elif form is Format.QUIET:
-        print("\n".join(delay.reason for delay in why.delays))
-    else:
-        print(delays.why_text(why))
-
-
-def show_findings(found: Sequence[Finding], form: Format) -> None:
-    """`doctor`: a line a finding, with the way out below it."""
-    if form is Format.JSON:
-        show_json([asdict(finding) for finding in found])
-    elif form is Format.QUIET:
-        print("\n".join(f.what for f in found if f.level is not Level.OK))
-    else:
-        print("\n".join(delays.finding_lines(found)))
-
-
 def show_trials(records: Sequence[TrialRecord], gist: Gist, form: Format) -> None:
     """`trials`: one line a trial."""
     if form is Format.JSON:
@@ -269,47 +246,6 @@ def show_paths(paths: Sequence[Path], form: Format) -> None:
         show_json([str(path) for path in paths])
     else:
         print("\n".join(str(path) for path in paths))
-
-
-def show_db_status(server: DbStatus, form: Format) -> None:
-    """`db status`."""
-    if form is Format.JSON:
-        show_json(private.status_shape(server))
-    elif form is Format.QUIET:
-        print(server.state)
-    else:
-        for head, text in private.status_rows(server):
-            print(f"{head:8}{text}")
-        alive = server.state in (State.RUNNING, State.ELSEWHERE)
-        suggest("submit SWEEP" if alive else f"db up {shell_word(str(server.folder))}")
-
-
-def show_db_change(change: DbChange, form: Format) -> None:
-    """`db up`, `db down`: what was done, and after `up` the line for a sweep file."""
-    up = change.server.state is State.RUNNING
-    if form is Format.JSON:
-        show_json(private.change_shape(change))
-    elif form is Format.QUIET:
-        print(change.server.url_file)
-    else:
-        print(private.change_line(change))
-        if up:
-            print(private.sweep_line(change.server))
-        for note in change.notes:
-            say(f"note: {note}")
-    sys.stdout.flush()  # `db up --foreground` stays
-
-
-def show_db_url(server: DbStatus, secret: str | None, form: Format) -> None:
-    """`db url`: without its password, unless it was asked for."""
-    if form is Format.JSON:
-        show_json({"url": secret or server.url, "url_file": str(server.url_file)})
-    elif form is Format.QUIET:
-        print(secret or server.url_file)
-    else:
-        print(secret or server.url)
-        if secret is None:
-            print(private.sweep_line(server))
 
 
 def _next(status: Status) -> str:

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hpoctl.delay import Change, Delay
-from hpoctl.finding import Finding
+from hpoctl.finding import Finding, Level
+from hpoctl.output import Format, show_json
 
 if TYPE_CHECKING:
     from hpoctl.control import Why
 
 
-def why_text(why: Why) -> str:
+def show_why(why: Why, form: Format) -> None:
+    """`why`: a paragraph a reason, with what would help."""
+    if form is Format.JSON:
+        show_json(_why_shape(why))
+    elif form is Format.QUIET:
+        print("\n".join(delay.reason for delay in why.delays))
+    else:
+        print(_why_text(why))
+
+
+def show_findings(found: Sequence[Finding], form: Format) -> None:
+    """`doctor`: a line a finding, with the way out below it."""
+    if form is Format.JSON:
+        show_json([asdict(finding) for finding in found])
+    elif form is Format.QUIET:
+        print("\n".join(f.what for f in found if f.level is not Level.OK))
+    else:
+        print("\n".join(_finding_lines(found)))
+
+
+def _why_text(why: Why) -> str:
     """A paragraph a reason."""
     parts = ["\n".join(_paragraph(delay, why.study)) for delay in why.delays]
     if why.unsubmitted:
@@ -43,10 +65,10 @@ def _paragraph(delay: Delay, study: str) -> Iterator[str]:
         yield f"  expected to start: {delay.start}"
     for change in delay.changes:
         yield f"  {change.effect}"
-        yield from (f"    {command}" for command in commands(change, study))
+        yield from (f"    {command}" for command in _commands(change, study))
 
 
-def commands(change: Change, study: str) -> list[str]:
+def _commands(change: Change, study: str) -> list[str]:
     """What to type for a change, in this order."""
     name = shlex.quote(study)
     drain = [f"hpoctl workers drain {name}"] if change.drain else []
@@ -54,7 +76,7 @@ def commands(change: Change, study: str) -> list[str]:
     return [*drain, *add]
 
 
-def why_shape(why: Why) -> dict[str, object]:
+def _why_shape(why: Why) -> dict[str, object]:
     """`why --json`."""
     return {
         "study": why.study,
@@ -69,7 +91,7 @@ def why_shape(why: Why) -> dict[str, object]:
                 "never": delay.never,
                 "start": delay.start,
                 "changes": [
-                    {"effect": change.effect, "commands": commands(change, why.study)}
+                    {"effect": change.effect, "commands": _commands(change, why.study)}
                     for change in delay.changes
                 ],
             }
@@ -78,7 +100,7 @@ def why_shape(why: Why) -> dict[str, object]:
     }
 
 
-def finding_lines(found: Sequence[Finding]) -> Iterator[str]:
+def _finding_lines(found: Sequence[Finding]) -> Iterator[str]:
     """Each with its level first, so that a glance down the margin is enough."""
     width = max(len(finding.what) for finding in found)
     for finding in found:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hpoctl.study.database import Statement
 from hpoctl.study.location import Kind
+
+_TYPES = {math.inf: "INF_POS", -math.inf: "INF_NEG"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,24 @@ class Dialect:
         """Lets the planner count: else it sorts the whole new queue at every claim."""
         word = "analyze table" if self.kind is Kind.MYSQL else "analyze"
         return [(f"{word} {table}", ()) for table in ("trials", "trial_params")]
+
+    def into_attrs(self, of: str) -> str:
+        """An insert of a `user` or `system` attribute of each trial of what follows."""
+        return (
+            f"insert into trial_{of}_attributes (trial_id, {self.key}, value_json)"
+            " select trial_id, ?, ? from"
+        )
+
+    def keep_study_attr(self, study_id: int, key: str, value: object) -> Statement:
+        """Keeps a system attribute of a study."""
+        sql = (
+            f"insert into study_system_attributes (study_id, {self.key}, value_json)"
+            f" values (?, ?, ?) {self.upsert('study_id, key', 'value_json')}"
+        )
+        return sql, [study_id, key, json.dumps(value)]
+
+
+def stored(value: float) -> tuple[float | None, str]:
+    """A value as Optuna's columns hold it: one that is not finite by its type."""
+    kind = "NAN" if math.isnan(value) else _TYPES.get(value, "FINITE")
+    return (value if kind == "FINITE" else None), kind

@@ -72,11 +72,7 @@ class Attempts(Dialect):
 
     def keep_attr(self, key: str, value: object) -> Statement:
         """Keeps a system attribute of the study."""
-        sql = (
-            f"insert into study_system_attributes (study_id, {self.key}, value_json)"
-            f" values (?, ?, ?) {self.upsert('study_id, key', 'value_json')}"
-        )
-        return sql, [self.study_id, key, json.dumps(value)]
+        return self.keep_study_attr(self.study_id, key, value)
 
 
 @dataclass(frozen=True, slots=True)

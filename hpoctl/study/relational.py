@@ -1,7 +1,6 @@
 """A study in a database: each of a worker's steps is one round trip on Optuna's own tables.
 
-Samplers and pruners are Optuna's; they work on a `Mirror` that is read and written here. A study
-that is filled and worked off here reads in Optuna like any other.
+A study that is filled and worked off here reads in Optuna like any other.
 """
 
 from __future__ import annotations
@@ -12,23 +11,20 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import optuna
-
 from hpoctl.plan import seed_of
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.samplers import Learning
 from hpoctl.space import Params
-from hpoctl.study import translate
+from hpoctl.study.advice import Advice
 from hpoctl.study.connect import Rows
-from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S, Database, Statement
+from hpoctl.study.database import REPORT_PATIENCE_S, Database, Statement
+from hpoctl.study.ends import End, Ends
 from hpoctl.study.enqueue import Queued, Slot, enqueue
 from hpoctl.study.history import read_records
 from hpoctl.study.location import Kind
-from hpoctl.study.mirror import Mirror
 from hpoctl.study.native import NativeStore
 from hpoctl.study.past import Attempts, RelationalPast
 from hpoctl.study.protocol import (
-    CONSTRAINT_KEY,
     NO_CAUSES,
     NOTHING,
     Claim,
@@ -45,7 +41,7 @@ from hpoctl.study.protocol import (
     written_off,
 )
 from hpoctl.study.roster import Roster
-from hpoctl.study.rows import NEW_PARAMS, News, Parts
+from hpoctl.study.rows import Parts
 from hpoctl.study.statements import Statements
 from hpoctl.study.storages import open_tables
 from hpoctl.sweep import Sweep
@@ -61,16 +57,10 @@ class RelationalStore(Roster):
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
         super().__init__(database, Statements(database.location.kind, study_id), sweep)
+        self._ends = Ends(database.location.kind)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
-        self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.objectives])
-        self._pruner = translate.pruner(sweep)
-        self._study = optuna.load_study(
-            study_name=sweep.study, storage=self._mirror, pruner=self._pruner
-        )
-        self._parts = translate.read_parts(sweep)
-        self._marks: dict[News, int] = {}
-        self._claimed: set[int] = set()
+        self._advice = Advice(database, self._sql, sweep)
         self._after = 0
         self._from_start_at = 0.0
         # An empty slot may have fixed parameters in Optuna's notes.
@@ -119,7 +109,7 @@ class RelationalStore(Roster):
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
         names = [metric.name for metric in self._sweep.objectives]
-        self._database.run(self._sql.keep_study_attr("study:metric_names", names))
+        self._database.run(self._attempts.keep_attr("study:metric_names", names))
 
     def retries(self) -> int:
         """How many of them repeat another one."""
@@ -144,15 +134,13 @@ class RelationalStore(Roster):
         trial_id, attempt, root = head[1], int(head[3]), int(head[5])
         if attempt > 1:  # it may have reports and a pruner's notes
             rows = self._database.run(self._sql.trial(trial_id))
-        self._mirror.put(rows, own=True)
-        self._claimed.add(trial_id)
+        trial = self._advice.take(trial_id, rows)
         self._after = trial_id
-        trial = self._mirror.get_trial(trial_id)
         claim = Claim(
             number=trial.number, params=trial.params, trial_id=trial_id, attempt=attempt, root=root
         )
         params = self._sweep.search_space.whole(trial.params)
-        return replace(claim, params=self._sample(claim) if params is None else params)
+        return replace(claim, params=self._advice.sample(claim) if params is None else params)
 
     def _take(self, worker: WorkerRecord, after: int) -> Rows:
         at = time.time()
@@ -160,7 +148,7 @@ class RelationalStore(Roster):
             return self._database.locked(lambda: self._take_locally(worker, at, after))
         statements = self._sql.claim(worker, at, after=after, parts=self._claim_parts)
         # Where the answer was lost, the trial may be ours already.
-        taken = self._sql.taken_by(worker.id, known=self._claimed, parts=self._claim_parts)
+        taken = self._sql.taken_by(worker.id, known=self._advice.claimed, parts=self._claim_parts)
         return self._database.run(*statements, again=[taken])
 
     def _take_locally(self, worker: WorkerRecord, at: float, after: int) -> Rows:
@@ -174,20 +162,6 @@ class RelationalStore(Roster):
             self._sql.taken("t.trial_id = ?", [found[0][0]], parts=self._claim_parts)
         )
 
-    def _sample(self, claim: Claim) -> Params:
-        """The parameters as Optuna's sampler wants them, kept in the database."""
-        if isinstance(self._sweep.sampler, Learning):
-            self._database_to_mirror(NEW_PARAMS)
-        params = translate.sample(self._study, claim.trial_id, self._sweep)
-        new, self._mirror.new_params = self._mirror.new_params, []
-        notes, self._mirror.new_attrs = self._mirror.new_attrs, {}
-        keep = [self._sql.keep_params(claim.trial_id, new)] if new else []
-        if translate.keeps_notes(self._sweep):
-            keep += [self._sql.system_attr(claim, key, value) for key, value in notes.items()]
-        if keep:
-            self._database.run(*keep)
-        return params
-
     # A running trial
 
     def report(
@@ -196,57 +170,7 @@ class RelationalStore(Roster):
         """Keeps the first metric's value at a step; True if the trial shall end; see `Store`."""
         if len(self._sweep.objectives) > 1:  # with steps, Optuna's samplers ask for one direction
             return not self._database.run(self._sql.is_held(claim), patience_s=patience_s)
-        keep = [self._sql.report(claim, value, step)]
-        if max(self._known(claim).intermediate_values, default=step) > step:
-            keep.append(self._sql.forget_steps(claim, step))  # of an attempt that was lost
-        asks = not isinstance(self._pruner, optuna.pruners.NopPruner)
-        news = translate.pruner_news(self._sweep.pruner)
-        if asks and news is not None:
-            held = self._database_to_mirror(news, *keep, claim=claim, patience_s=patience_s)
-        else:
-            keep.append(self._sql.is_held(claim))
-            held = bool(self._database.run(*keep, patience_s=patience_s))
-        self._mirror.forget_steps(claim.trial_id, step)
-        self._mirror.set_trial_intermediate_value(claim.trial_id, step, value)
-        if not asks:
-            return not held
-        prune = bool(self._pruner.prune(self._study, self._mirror.get_trial(claim.trial_id)))
-        new, self._mirror.new_attrs = self._mirror.new_attrs, {}
-        if new and held:  # other workers compare with them now, not at the next report
-            notes = [self._sql.system_attr(claim, k, v) for k, v in new.items()]
-            self._database.run(*notes, patience_s=patience_s)
-        return prune or not held
-
-    def _known(self, claim: Claim) -> optuna.trial.FrozenTrial:
-        """A trial in the mirror; read anew where another worker has run it, and reported."""
-        if claim.trial_id not in self._claimed:
-            self._mirror.put(self._database.run(self._sql.trial(claim.trial_id)), own=True)
-        return self._mirror.get_trial(claim.trial_id)
-
-    def _database_to_mirror(
-        self,
-        news: News,
-        *before: Statement,
-        claim: Claim | None = None,
-        patience_s: float = PATIENCE_S,
-    ) -> bool:
-        """Reads what changed, in one round trip with the statements that stand before.
-
-        Gives whether the claim still holds its trial.
-        """
-        own_open = self._mirror.open if news is NEW_PARAMS else ()
-        question = self._sql.changed(
-            {news: self._marks.get(news, 0)},
-            self._parts or Parts(),
-            open_=sorted(own_open),
-            known=sorted(self._mirror.finished),
-            held=claim,
-        )
-        rows = self._database.run(*before, question, patience_s=patience_s)
-        [mark] = [row[2] for row in rows if row[0] == "mark"]
-        self._marks[news] = mark
-        self._mirror.put(row for row in rows if row[0] not in ("mark", "held"))
-        return any(row[0] == "held" for row in rows)
+        return self._advice.report(claim, value, step, patience_s=patience_s)
 
     def complete(
         self,
@@ -258,17 +182,20 @@ class RelationalStore(Roster):
         constraints: Mapping[str, float] = NOTHING,
     ) -> None:
         """Ends a trial with its values; see `Store`."""
-        given = [float(value) for value in values]
         if any(math.isnan(value) for value in values):
             self.fail(claim, "the objective returned NaN", at=at, cause=Cause.NAN)
-        elif not self._finish(claim, Outcome.COMPLETE, given, attrs, at, constraints=constraints):
-            self._database.run(self._sql.keep_late(claim, values))
+            return
+        end = self._end(claim, Outcome.COMPLETE, at)
+        given = [float(value) for value in values]
+        if not self._finish(replace(end, values=given, attrs=attrs, constraints=constraints)):
+            self._database.run(self._ends.keep_late(claim, values))
 
     def prune(self, claim: Claim, *, at: float | None = None) -> None:
         """Ends a trial early; its last report becomes its value."""
-        steps = self._known(claim).intermediate_values
+        steps = self._advice.reports(claim)
         last = steps[max(steps)] if steps and len(self._sweep.objectives) == 1 else math.nan
-        self._finish(claim, Outcome.PRUNED, None if math.isnan(last) else [last], {}, at)
+        end = self._end(claim, Outcome.PRUNED, at)
+        self._finish(end if math.isnan(last) else replace(end, values=[last]))
 
     def fail(
         self,
@@ -288,7 +215,8 @@ class RelationalStore(Roster):
         verdict = judge(cause, error, policy, losses)
         verdict = with_what_is_known(verdict, attrs, constraints)
         if verdict.outcome is Outcome.FAILED:
-            self._finish(claim, Outcome.FAILED, None, verdict.kept, at, verdict)
+            end = replace(self._end(claim, Outcome.FAILED, at), attrs=verdict.kept)
+            self._finish(end, self._attempts.keep_failure(claim, verdict, end.at))
         else:
             self._set_free(claim, verdict, at)
 
@@ -301,53 +229,28 @@ class RelationalStore(Roster):
         if not done:
             log.warning("trial %d was given to another worker meanwhile", claim.number)
         ended = done and verdict.outcome is Outcome.PRUNED
-        self._let_go(claim, Outcome.PRUNED if ended else None, None, verdict.constraints)
-
-    def _let_go(
-        self,
-        claim: Claim,
-        outcome: Outcome | None,
-        values: Sequence[float] | None,
-        constraints: Mapping[str, float],
-    ) -> None:
-        """Keeps a trial of ours in the mirror as it ended; where we do not know how, forgets it."""
-        self._claimed.discard(claim.trial_id)
-        if outcome and self._parts is not None and self._mirror.has(claim.trial_id):
-            notes = {f"{CONSTRAINT_KEY}{name}": above for name, above in constraints.items()}
-            self._mirror.end(claim.trial_id, translate.ENDS[outcome], values, notes)
-        else:
-            self._mirror.drop(claim.trial_id)
+        self._advice.let_go(claim, Outcome.PRUNED if ended else None, (), verdict.constraints)
 
     def _give_back(self, claim: Claim, verdict: Verdict, at: float) -> bool:
-        *steps, done = self._sql.give_back(claim.trial_id, claim.attempt, verdict, at=at)
+        *steps, done = self._ends.give_back(claim.trial_id, claim.attempt, verdict, at=at)
         keep = self._attempts.keep_failure(claim, verdict, at)
         return bool(self._database.run(*steps, keep, done))
 
-    def _finish(
-        self,
-        claim: Claim,
-        outcome: Outcome,
-        values: Sequence[float] | None,
-        attrs: Mapping[str, object],
-        at: float | None,
-        verdict: Verdict | None = None,
-        constraints: Mapping[str, float] = NOTHING,
-    ) -> bool:
-        """False if the trial was no longer this claim's; it is left as it is then."""
+    def _end(self, claim: Claim, outcome: Outcome, at: float | None) -> End:
         seed = seed_of(self._sweep, claim.root)
-        at = at or time.time()
-        how = (claim, outcome, at, values, attrs, seed, constraints)
+        return End(claim=claim, outcome=outcome, at=at or time.time(), seed=seed)
+
+    def _finish(self, end: End, *also: Statement) -> bool:
+        """False if the trial was no longer this claim's; it is left as it is then."""
         kept: Rows = ()
-        if self._location.kind is Kind.POSTGRESQL and verdict is None:
-            kept = self._database.run(self._sql.finish_at_once(*how))
+        if self._location.kind is Kind.POSTGRESQL and not also:
+            kept = self._database.run(self._ends.finish_at_once(end))
         if not kept:
-            *steps, done = self._sql.finish(*how)
-            if verdict is not None:
-                steps.append(self._attempts.keep_failure(claim, verdict, at))
-            kept = self._database.run(*steps, done)
-        self._let_go(claim, outcome if kept else None, values, constraints)
+            *steps, done = self._ends.finish(end)
+            kept = self._database.run(*steps, *also, done)
+        self._advice.let_go(end.claim, end.outcome if kept else None, end.values, end.constraints)
         if not kept:
-            log.warning("trial %d was given to another worker meanwhile", claim.number)
+            log.warning("trial %d was given to another worker meanwhile", end.claim.number)
         return bool(kept)
 
     def rest(self) -> None:

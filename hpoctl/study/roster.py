@@ -55,7 +55,7 @@ class Roster:
 
     def drain(self, at: float) -> None:
         """Asks every worker that started before `at` to finish its trial and leave."""
-        self._database.run(self._sql.keep_study_attr(DRAIN_KEY, at))
+        self._database.run(self._sql.keep_study_attr(self._sql.study_id, DRAIN_KEY, at))
 
     def drained_at(self) -> float:
         """When workers were last asked to leave; 0.0 if never."""

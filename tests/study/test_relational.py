@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import optuna
@@ -144,40 +143,6 @@ def test_tpe_suggests_what_it_does_in_optuna_alone(
         value = float(str(expected["lr"])) * 10 + float(str(expected["layers"]))
         worker.complete(claim, [value], {})
         native.tell(asked, value)
-
-
-@pytest.mark.parametrize("name", ["asha", "median"])
-def test_a_pruner_decides_as_it_does_in_optuna_alone(
-    location: Location, make_sweep: MakeSweep, name: str
-) -> None:
-    pruner = {"asha": {"reduction_factor": 2}, "median": {"n_startup_trials": 2}}[name]
-    sweep = make_sweep(pruner={"name": name, **pruner}, budget={"trials": 16})
-    study = submit(location, sweep)
-    native = optuna.create_study(storage=InMemoryStorage(), pruner=translate.pruner(sweep))
-    decisions, expected = [], []
-    for number in range(16):
-        worker = study if number % 3 else store.open_(location, sweep)
-        claim, asked = claimed(worker), native.ask()
-        for step in range(1, 10):
-            value = ((number * 7) % 16) + 10 / step
-            asked.report(value, step)
-            decisions.append(worker.report(claim, value, step))
-            expected.append(asked.should_prune())
-            if decisions[-1]:
-                break
-        if decisions[-1]:
-            worker.prune(claim)
-            native.tell(asked, state=TrialState.PRUNED)
-        else:
-            worker.complete(claim, [value], {})
-            native.tell(asked, value)
-        assert decisions == expected
-    assert set(decisions) == {True, False}
-    kept = [(t.state, t.value, t.intermediate_values) for t in read(location).trials]
-    assert kept == [(t.state, t.value, t.intermediate_values) for t in native.trials]
-    assert json.dumps([t.system_attrs for t in read(location).trials]) == json.dumps(
-        [t.system_attrs for t in native.trials]
-    )
 
 
 def test_a_study_of_the_first_version_is_brought_to_the_present_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -250,6 +251,16 @@ def test_a_pruner_decides_as_it_does_in_optuna_alone(
             native.tell(asked, value)
         assert decisions == expected
     assert set(decisions) == {True, False}
+    if location.kind is not Kind.JOURNAL:  # whose rows are our own SQL's
+        read = optuna.load_study(study_name="a study", storage=engine_url(location))
+        assert kept(read) == kept(native)
+
+
+def kept(study: optuna.Study) -> list[tuple[object, ...]]:
+    """What a study holds of each trial that a pruner may look at."""
+    return [
+        (t.state, t.value, t.intermediate_values, json.dumps(t.system_attrs)) for t in study.trials
+    ]
 
 
 def test_a_study_with_conditions_reads_in_optuna_like_any_other(

@@ -15,10 +15,11 @@ from dataclasses import replace
 import optuna
 
 from hpoctl.plan import seed_of
+from hpoctl.population import members, succeed
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.samplers import Learning
 from hpoctl.space import Params
-from hpoctl.study import translate
+from hpoctl.study import succession, translate
 from hpoctl.study.connect import Rows
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S, Database, Statement
 from hpoctl.study.enqueue import Queued, Slot, enqueue
@@ -60,7 +61,7 @@ class RelationalStore(Roster):
 
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
-        super().__init__(database, Statements(database.location.kind, study_id), sweep)
+        super().__init__(database, Statements(self._location.kind, study_id, members(sweep)), sweep)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
         self._mirror = Mirror(sweep.study, [metric.goal for metric in sweep.objectives])
@@ -114,7 +115,7 @@ class RelationalStore(Roster):
 
     def has_waiting(self) -> bool:
         """Whether any trial waits."""
-        return bool(self._database.run(self._sql.first_waiting(0)))
+        return bool(self._database.run(replace(self._sql, population=0).first_waiting(0)))
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
@@ -152,7 +153,13 @@ class RelationalStore(Roster):
             number=trial.number, params=trial.params, trial_id=trial_id, attempt=attempt, root=root
         )
         params = self._sweep.search_space.whole(trial.params)
-        return replace(claim, params=self._sample(claim) if params is None else params)
+        if params is not None:
+            return replace(claim, params=params, parent=translate.parent(trial))
+        if not 0 < members(self._sweep) <= trial.number:
+            return replace(claim, params=self._sample(claim))
+        new = succeed(self._sweep, trial.number, self.records())
+        self._database.run(*succession.keep(self._sql, self._sweep.search_space, claim, new))
+        return replace(claim, params=new.params, parent=new.parent)
 
     def _take(self, worker: WorkerRecord, after: int) -> Rows:
         at = time.time()
@@ -234,17 +241,15 @@ class RelationalStore(Roster):
 
         Gives whether the claim still holds its trial.
         """
-        own_open = self._mirror.open if news is NEW_PARAMS else ()
         question = self._sql.changed(
             {news: self._marks.get(news, 0)},
             self._parts or Parts(),
-            open_=sorted(own_open),
+            open_=sorted(self._mirror.open if news is NEW_PARAMS else ()),
             known=sorted(self._mirror.finished),
             held=claim,
         )
         rows = self._database.run(*before, question, patience_s=patience_s)
-        [mark] = [row[2] for row in rows if row[0] == "mark"]
-        self._marks[news] = mark
+        [self._marks[news]] = [row[2] for row in rows if row[0] == "mark"]
         self._mirror.put(row for row in rows if row[0] not in ("mark", "held"))
         return any(row[0] == "held" for row in rows)
 

@@ -17,10 +17,6 @@ from hpoctl.study.location import Kind
 from hpoctl.study.protocol import CONSTRAINT_KEY, DRAIN_KEY, NOTHING, Claim, Outcome, Verdict
 from hpoctl.study.rows import HELD, Parts, Questions
 
-_FIRST_WAITING = (
-    "from trials where study_id = ? and state = 'WAITING' and trial_id > ?"
-    " order by trial_id limit 1"
-)
 _TYPES = {math.inf: "INF_POS", -math.inf: "INF_NEG"}
 _ATTEMPT = "hpoctl_attempts (trial_id, attempt, root, task, life, node, gpus, started_at)"
 _DONE = (
@@ -40,10 +36,6 @@ class Statements(Questions):
 
     # Claiming
 
-    def first_waiting(self, after: int) -> Statement:
-        """The first waiting trial whose id is greater than `after`."""
-        return f"select trial_id {_FIRST_WAITING}", [self.study_id, after]
-
     def take(self, trial_id: int, worker: WorkerRecord, at: float) -> list[Statement]:
         """Takes a trial within a transaction that has seen it wait."""
         sql = "update trials set state = 'RUNNING', datetime_start = ? where trial_id = ?"
@@ -62,7 +54,7 @@ class Statements(Questions):
         attempt, words = self._attempt(worker, at)
         return [
             (
-                f"set @id = (select trial_id {_FIRST_WAITING} for update skip locked)",
+                f"set @id = (select trial_id {self.waits_first} for update skip locked)",
                 [self.study_id, after],
             ),
             (
@@ -89,7 +81,7 @@ class Statements(Questions):
     ) -> Statement:
         attempt, words = self._attempt(worker, at)
         ctes = (
-            f"picked as (select trial_id {_FIRST_WAITING} for update skip locked),"
+            f"picked as (select trial_id {self.waits_first} for update skip locked),"
             " t as (update trials set state = 'RUNNING', datetime_start = ? from picked"
             " where trials.trial_id = picked.trial_id"
             " returning trials.trial_id, trials.number, trials.state),"

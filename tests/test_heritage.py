@@ -44,7 +44,7 @@ def objective(trial):
         before = int((trial.parent_dir / "steps").read_text())
         assert checkpoints.latest(trial.parent_dir).name == f"checkpoint-{before}"
     (trial.dir / "steps").write_text(str(before + 1))
-    (trial.dir / f"checkpoint-{before + 1}").mkdir()
+    (trial.dir / f"checkpoint-{before + 1}").mkdir(exist_ok=True)
     (trial.dir / f"checkpoint-{before + 1}" / "weights").write_text("0 " * 1000)
     checkpoints.seal(trial.dir / f"checkpoint-{before + 1}")
     return 1 / (before + trial.params["lr"])
@@ -78,8 +78,9 @@ def assert_lineage(place: Workplace) -> None:
 
 def test_each_trial_goes_on_from_what_its_parent_left(tmp_path: Path) -> None:
     place = open_workplace(tmp_path, COUNTS, TWO)
-    others = [place.start(HPOCTL_TASK=f"7_{i}") for i in range(2)]
-    assert [worker.wait(60) for worker in others] == [0, 0]
+    with place.start(HPOCTL_TASK="7_0") as other:
+        place.work(HPOCTL_TASK="7_1")
+        other.communicate(timeout=60)
     assert_lineage(place)
     assert {worker.reason for worker in place.workers()} == {"no trial waits"}
 
@@ -124,7 +125,8 @@ def test_a_worker_waits_for_the_members_of_others_and_one_too_many_leaves(tmp_pa
     wait_until(lambda: place.counts().get(TrialState.COMPLETE) == 3)  # 1, 3 and 5
     assert place.counts()[TrialState.WAITING] == 2
     (tmp_path / "go-0").touch()
-    assert [worker.wait(60) for worker in (first, second)] == [0, 0]
+    for worker in (first, second):
+        worker.communicate(timeout=60)
     assert place.counts() == {TrialState.COMPLETE: 6}
     assert {w.reason for w in place.workers() if w.task != "8_0"} == {"no trial waits"}
 
@@ -154,8 +156,8 @@ def test_a_program_finds_its_parents_folder_in_its_environment(tmp_path: Path) -
     place = open_workplace(tmp_path, "", TWO.replace("trials: 8", "trials: 4"), runs=runs)
     place.work(HPOCTL_TASK="7_0")
     assert [record.attrs["heirs"] for record in place.records()] == [1.0] * 4
-    found = (tmp_path / "found").read_text().split()
-    assert [Path(line).parts[-3:-1] for line in found] == [("00002", "parent"), ("00003", "parent")]
+    found = [Path(line).parts[-3:-1] for line in (tmp_path / "found").read_text().splitlines()]
+    assert found == [("00002", "parent"), ("00003", "parent")]
 
 
 def test_without_weights_to_inherit_every_trial_begins_with_nothing(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_what_hpoctl_wrote_itself_is_not_inherited_and_files_take_no_room(tmp_pa
     place = heritage.place(folder)
     assert sorted(path.name for path in place.iterdir()) == ["checkpoint-5", "state.pt"]
     assert checkpoints.latest(place) == place / "checkpoint-5"
-    assert os.stat(place / "state.pt").st_ino == os.stat(parent / "state.pt").st_ino
+    assert (place / "state.pt").samefile(parent / "state.pt")
 
 
 def test_it_outlives_its_parent_and_is_not_made_twice(tmp_path: Path) -> None:

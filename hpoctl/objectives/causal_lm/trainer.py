@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Follower(HpoctlCallback):
         self._first_metric = AT_STEPS.get(trial.metrics[0])  # None: it is first known at the end
         super().__init__(trial, self._first_metric or "eval_loss")
         self.meter = Meter()
+        self.begun: Callable[[], None] | None = None  # called once there is an optimiser
         self._rungs = frozenset(rungs)
         self._loss: Tensor | float = 0.0  # summed over the steps since the last report
         self._reported_at = 0
@@ -46,6 +48,8 @@ class Follower(HpoctlCallback):
     ) -> None:
         """Starts the clock; training that begins anew, after it ran out of memory, counts anew."""
         super().on_train_begin(args, state, control)
+        if self.begun is not None:
+            self.begun()
         self.meter.start()
         self._loss, self._reported_at = 0.0, state.global_step
 
@@ -136,7 +140,6 @@ class TrialTrainer(ExactTrainer):
     def __init__(self, *, follower: Follower, **given: Any) -> None:
         super().__init__(callbacks=[follower], compute_metrics=totals, **given)
         self.follower = follower
-        self._parent: str | None = None
         follower.follow(self)
 
     def training_step(
@@ -167,8 +170,8 @@ class TrialTrainer(ExactTrainer):
         found = self.follower.checkpoint()
         if found is None:
             if (parent := self.follower.inherited()) is not None:
-                self._parent = str(parent)
-                self._load_from_checkpoint(self._parent)
+                self._load_from_checkpoint(str(parent))
+                self.follower.begun = partial(self._take_state, parent)
             self.train()
             return
         state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
@@ -179,16 +182,13 @@ class TrialTrainer(ExactTrainer):
         self.state = state
         self.follower.restore(Path(found), self.args)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As the Trainer's; from a parent the optimiser's state, but not its rates and schedule."""
-        if checkpoint is not None or self._parent is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        assert self.optimizer is not None and self.lr_scheduler is not None, "made before"
+    def _take_state(self, parent: Path) -> None:
+        """The optimiser's state as a parent left it, but with this trial's rates and schedule."""
+        assert self.optimizer is not None and self.lr_scheduler is not None, "training has begun"
         groups = self.optimizer.param_groups
         own = [{key: group[key] for key in group if key != "params"} for group in groups]
         schedule = copy.deepcopy(self.lr_scheduler.state_dict())
-        super()._load_optimizer_and_scheduler(self._parent)
+        self._load_optimizer_and_scheduler(str(parent))
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
         self.lr_scheduler.load_state_dict(schedule)

@@ -49,6 +49,8 @@ class Alone:
     seed: int = 0
     number: int = 0
     cpus: int = 1
+    parent_dir: Path | None = None
+    hands_on: bool = False
     attempt: int = 1
     resumed: bool = False
     metrics: tuple[str, ...] = ("eval_loss",)

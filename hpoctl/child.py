@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpoctl import memory
+from hpoctl import heritage, memory
 from hpoctl.failures import TrialFailed, classify
 from hpoctl.kin import end_with_parent
 from hpoctl.metrics import MEMORY, weigh
@@ -64,6 +64,8 @@ class Errand:
     weights: Mapping[str, float] = field(default_factory=dict)
     prunes: bool = False
     attempt: int = 1
+    parent: Path | None = None  # the folder of the trial that it goes on from
+    hands_on: bool = False
     asked: Flag = field(default_factory=Flag)
 
 
@@ -98,6 +100,14 @@ class ChildTrial:
     @property
     def dir(self) -> Path:
         return self.errand.dir
+
+    @property
+    def parent_dir(self) -> Path | None:
+        return None if self.errand.parent is None else heritage.place(self.errand.dir)
+
+    @property
+    def hands_on(self) -> bool:
+        return self.errand.hands_on
 
     @property
     def cpus(self) -> int:
@@ -151,6 +161,8 @@ def run(objective: Objective, errand: Errand, pipe: Connection, worker_end: Conn
     worker_end.close()  # a copy that the fork left here would hide the worker's death
     _leave_the_worker_behind(errand)
     try:
+        if errand.parent is not None:
+            heritage.inherit(errand.parent, errand.dir)
         outcome = objective(ChildTrial(errand, pipe))
         message = _result(outcome, errand)
     except BaseException as raised:  # a SystemExit of a user's script is a failed trial too

@@ -64,8 +64,9 @@ class TrialRecord:
 
     `constraints` says by how much each of them is violated: 0 or less where it is kept.
 
-    `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `cause`, `seed`, and
-    every further value that the objective returned.
+    `attrs` holds what was kept with it: `task`, `node`, `error` (a traceback), `cause`, `seed`,
+    `parent` (the number of the trial that it goes on from) and every further value that the
+    objective returned.
     """
 
     number: int
@@ -94,6 +95,13 @@ class TrialRecord:
         if self.started is None or self.ended is None:
             return None
         return (self.ended - self.started).total_seconds()
+
+
+class Parent(NamedTuple):
+    """The trial that another one goes on from, and the number that its folder has."""
+
+    number: int
+    root: int
 
 
 class WorkerId(NamedTuple):

@@ -106,7 +106,38 @@ class Nsga2(Values):
     swapping_prob: Share = 0.5
 
 
-Learning = Tpe | Gp | Cmaes | Nsga2  # choose when a worker takes the trial, from those so far
+class Pbt(Values):
+    """Population-based training (Jaderberg et al. 2017): members train on, the worst are replaced.
+
+    `exploit` is the share that is replaced, each by a mutated copy of one of the best such share.
+    What is mutated is multiplied by up to 1 ± `perturb`, or drawn anew with chance `resample`.
+    """
+
+    name: Literal["pbt"] = "pbt"
+    population: Annotated[int, Field(strict=True, ge=2)] = 4
+    exploit: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.5
+    perturb: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.2
+    resample: Share = 0.25
+    mutate: tuple[str, ...] | None = None  # names and groups; None: see `mutates`
+    inherit: Literal["weights", "nothing"] = "weights"
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether a trial goes on from what its parent has left."""
+        return self.inherit == "weights"
+
+    def mutates(self, name: str) -> bool:
+        """Whether a mutation may change a parameter.
+
+        Where weights are inherited, by itself none that says what they are the weights of.
+        """
+        if self.mutate is None:
+            return not (self.hands_on and name.startswith(_OF_WEIGHTS))
+        return any(name == one or name.startswith(f"{one}.") for one in self.mutate)
+
+
+_OF_WEIGHTS = ("model.", "lora.")
+Learning = Tpe | Gp | Cmaes | Nsga2 | Pbt  # choose when a worker takes the trial, from those so far
 Listed = Grid | Manual  # know their own number of points
 AnySampler = Grid | Random | Qmc | Manual | Learning
 Sampler = Annotated[

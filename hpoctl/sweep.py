@@ -21,7 +21,7 @@ from hpoctl.metrics import Metric as Metric
 from hpoctl.origin import Origin
 from hpoctl.policies import POLICIES, Policies
 from hpoctl.pruners import NoPruner, Pruner
-from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Sampler, Tpe
+from hpoctl.samplers import Cmaes, Grid, Listed, Manual, Pbt, Sampler, Tpe
 from hpoctl.space import Float, Int, Params, SearchSpace
 from hpoctl.values import Flag, NotNegative, Positive, Values
 from hpoctl.words import BackendName, Cause, Gist, Mode, Policy, StorageKeys, nearest
@@ -326,6 +326,8 @@ def _command_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
 def _sampler_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
     if sweep.start and isinstance(sweep.sampler, Listed):
         yield "start", f"{sweep.sampler.name} has its own points: leave 'start' out"
+    if isinstance(sweep.sampler, Pbt):
+        yield from _population_contradictions(sweep, sweep.sampler)
     if not isinstance(sweep.sampler, Cmaes):
         return
     if len(sweep.objectives) > 1:
@@ -335,6 +337,24 @@ def _sampler_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:
         for name, distribution in sweep.search_space.parameters.items()
     ):
         yield "sampler", "cmaes learns numbers that every trial has, and here are none: use tpe"
+
+
+def _population_contradictions(sweep: Sweep, sampler: Pbt) -> Iterator[tuple[str, str]]:
+    names, members = sweep.search_space.parameters, sampler.population
+    if len(sweep.objectives) > 1:
+        yield "sampler", "pbt compares one metric: give the metrics weights, or use nsga2"
+    if not isinstance(sweep.pruner, NoPruner):
+        yield "pruner", "pbt replaces what is bad by itself: leave 'pruner' out"
+    for name in sampler.mutate or ():
+        if not any(known == name or known.startswith(f"{name}.") for known in names):
+            yield "sampler.mutate", f"{name} is not in the search space; {nearest(name, [*names])}"
+    if not any(sampler.mutates(name) for name in names):
+        yield "sampler", "pbt finds nothing to mutate: list names under 'mutate'"
+    for key, given in (("workers", sweep.workers or 0), ("start", len(sweep.starts))):
+        if given > members:
+            yield key, f"{given} are more than the {members} members of sampler.population"
+    if sweep.budget.trials is not None and sweep.budget.trials <= members:
+        yield "budget", f"trials are members times generations, more than {members} for pbt"
 
 
 def _budget_contradictions(sweep: Sweep) -> Iterator[tuple[str, str]]:

@@ -57,6 +57,17 @@ class Trial(Protocol):
         """Folder for checkpoints and other files; the same one if the trial is run again."""
 
     @property
+    def parent_dir(self) -> Path | None:
+        """What the trial that this one goes on from left in its `dir`: to be read, not written.
+
+        Only in a population (`sampler: pbt`), and None for those that begin with nothing.
+        """
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether another trial may go on from what this one leaves in `dir`."""
+
+    @property
     def cpus(self) -> int:
         """CPU cores that the trial may use."""
 

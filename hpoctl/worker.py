@@ -15,7 +15,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hpoctl import arrays, child, config, kin, lost, metrics, objectives, spool
+from hpoctl import (
+    arrays,
+    child,
+    config,
+    heritage,
+    kin,
+    lost,
+    metrics,
+    objectives,
+    population,
+    spool,
+)
 from hpoctl.allocation import Allocation, clock, expected_s, is_fresh
 from hpoctl.child import Errand
 from hpoctl.conclusions import Conclusions
@@ -24,10 +35,10 @@ from hpoctl.errors import Unreachable
 from hpoctl.lost import Observer
 from hpoctl.plan import seed_of
 from hpoctl.pruners import NoPruner
-from hpoctl.record import Outcome, WorkerRecord
+from hpoctl.record import Outcome, TrialState, WorkerRecord
 from hpoctl.relay import Relay, in_words, waits_again
 from hpoctl.rundir import Run, RunDir
-from hpoctl.samplers import require_packages
+from hpoctl.samplers import Pbt, require_packages
 from hpoctl.space import nest
 from hpoctl.spool import Result
 from hpoctl.study import store as study_store
@@ -39,6 +50,7 @@ from hpoctl.words import Cause, Policy
 
 log = logging.getLogger(__name__)
 _LAST_TRIALS = 100  # by whose durations the next one's is judged: a sampler moves to other points
+_PAUSE_S = 2.0  # between two looks for a trial that may begin
 _AMPLE = 10  # trials: with time for so many, nobody has to count
 _ENDS_ALL = ("budget", "told to by 'hpoctl", "told to by SIGTERM")  # no further array is wanted
 _fork = multiprocessing.get_context("fork")
@@ -95,6 +107,8 @@ class Worker:
     ending: Ending = field(init=False)
     resumes: bool = field(init=False)
     conclusions: Conclusions = field(init=False)
+    members: int = field(init=False)  # of the population; 0 where there is none
+    hands_on: bool = field(init=False)
     last_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +139,9 @@ class Worker:
         )
         self.ending.listen()
         self.resumes = self.sweep.checkpoints
+        self.members = population.members(self.sweep)
+        sampler = self.sweep.sampler
+        self.hands_on = isinstance(sampler, Pbt) and sampler.hands_on
         self.conclusions = Conclusions(
             past=self.store.past,
             run_dir=self.run_dir,
@@ -158,11 +175,25 @@ class Worker:
         self.record = replace(self.record, ready_at=time.time())
         while (reason := self._reason_to_leave()) is None:
             claim = self.store.claim(self.record)
-            if claim is None:
-                reason = "no trial waits"
+            if claim is not None:
+                self._run_trial(objective, claim)
+            elif (reason := self._why_none()) is not None:
                 break
-            self._run_trial(objective, claim)
         return self.leave(reason)
+
+    def _why_none(self) -> str | None:
+        """Why there is no trial for this worker; None, after a pause, where there soon may be.
+
+        In a population those that wait follow those that other workers are in.
+        """
+        if not self.members or not self.store.has_waiting():
+            return "no trial waits"
+        self.beat()  # one of them may be gone
+        if len(lost.still_there(self.store.workers())) > self.members:
+            return "every member of the population has a worker"
+        self.store.rest()
+        time.sleep(min(_PAUSE_S, self.watch.beat_s))
+        return None
 
     def leave(self, reason: str, *, failed: bool = False) -> str:
         """Writes down that this worker ended, and why."""
@@ -292,6 +323,15 @@ class Worker:
         )
         spool.tell(self.run_dir, self.store, result)
         log.info("trial %d %s in %.1f s", claim.number, in_words(result), took)
+        if self.hands_on:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes what nobody of the population goes on from any more."""
+        records, folder = self.store.records(), self.run_dir.trial
+        complete = [folder(one.root) for one in records if one.state is TrialState.COMPLETE]
+        left = map(folder, population.superseded(records, self.members))
+        heritage.tidy(complete, left)
 
     def _judged(self, result: Result) -> Result:
         """A result with what the sweep wants to become of its trial.
@@ -336,4 +376,8 @@ class Worker:
             constraints=[constraint.name for constraint in self.sweep.constraints],
             weights=metrics.signed_weights(self.sweep.metrics),
             prunes=not isinstance(self.sweep.pruner, NoPruner),
+            parent=self.run_dir.trial(claim.parent.root)
+            if claim.parent and self.hands_on
+            else None,
+            hands_on=self.hands_on,
         )

@@ -75,6 +75,8 @@ class ProgramTrial:
     world: int
     line: Line
     note: Path  # is there once the trial shall save itself
+    parent_dir: Path | None = None
+    hands_on: bool = False
     _prune: bool = field(default=False, init=False)
     _asked: bool = field(default=False, init=False)
     _calls: int = field(default=0, init=False)
@@ -143,6 +145,8 @@ def current_trial(environ: Mapping[str, str] = os.environ) -> ProgramTrial:
         world=world,
         line=Line(address=environ["HPOCTL_SOCKET"]),
         note=Path(environ["HPOCTL_CHECKPOINT"]),
+        parent_dir=Path(left) if (left := environ.get("HPOCTL_PARENT_DIR")) else None,
+        hands_on=environ.get("HPOCTL_HANDS_ON") == "1",
     )
 
 

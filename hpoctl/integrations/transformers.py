@@ -37,6 +37,7 @@ class HpoctlCallback(TrainerCallback):
         self._resumed_from: Path | None = None
         self._epoch_rng: dict[str, Any] = {}
         self._asked = False
+        self.steps_before = 0  # that another trial made, from which this one goes on
         self._owed = False  # a checkpoint, which waits for the evaluation at the end of an epoch
 
     def checkpoint(self, output_dir: str | Path | None = None) -> str | None:
@@ -95,7 +96,8 @@ class HpoctlCallback(TrainerCallback):
             return  # evaluated again, or reported before the trial was cut off
         if self._metric not in metrics:
             raise ValueError(f"no '{self._metric}' in this evaluation: {', '.join(metrics)}")
-        self.trial.report(metrics[self._metric], step, **self.extras(metrics, state))
+        at = self.steps_before + step
+        self.trial.report(metrics[self._metric], at, **self.extras(metrics, state))
         # After the last step nothing is left to save, so the trial is complete.
         if step < state.max_steps and self.trial.should_prune():
             value = metrics[self._metric]

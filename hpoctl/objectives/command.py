@@ -156,6 +156,8 @@ def _environment(trial: Trial, values: Mapping[str, object], address: Path) -> d
         "HPOCTL_ATTEMPT": str(trial.attempt),
         "HPOCTL_CPUS": str(trial.cpus),
         "HPOCTL_CHECKPOINT": str(address.with_name("checkpoint")),
+        "HPOCTL_PARENT_DIR": str(trial.parent_dir or ""),
+        "HPOCTL_HANDS_ON": "1" if trial.hands_on else "",
     }
     return {**os.environ, **named, **own}
 

@@ -68,15 +68,17 @@ def trials_table(
     """One line a trial; `shown` names what it recorded beside the metrics, and is to be seen."""
     names = list(dict.fromkeys(name for record in records for name in record.params))
     repeats = ["repeats"] if any(record.root != record.number for record in records) else []
+    parents = ["parent"] if any("parent" in record.attrs for record in records) else []
     limited = ["violates"] if any(record.constraints for record in records) else []
     heads = ("state", *metrics, *shown, *limited, "time", *_heads(names), "error")
-    table = _table("trial", *repeats, *heads)
+    table = _table("trial", *repeats, *parents, *heads)
     for record in records:
         values = record.values or (None,) * len(metrics)
         took = record.duration_s
         table.add_row(
             str(record.number),
             *("" if record.root == record.number else str(record.root) for _ in repeats),
+            *(str(record.attrs.get("parent", "")) for _ in parents),
             record.state,
             *("" if value is None else f"{value:.6g}" for value in values),
             *(_short(record.attrs.get(name, "")) for name in shown),

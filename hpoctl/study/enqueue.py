@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpoctl.errors import StudyError
 from hpoctl.space import Params, SearchSpace
-from hpoctl.study import translate
+from hpoctl.study import succession, translate
 from hpoctl.study.connect import named_error
 from hpoctl.study.database import Database
 from hpoctl.study.location import Kind
@@ -88,3 +88,4 @@ def _insert(
     for number, slot in numbered:
         if slot.repeats is not None:
             database.ask(sql.inherit(slot.repeats, ids[number]))
+            database.ask(succession.inherit(sql, slot.repeats, ids[number]))

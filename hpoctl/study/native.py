@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import optuna
 
 from hpoctl import hours
 from hpoctl.plan import seed_of
+from hpoctl.population import is_ready, members, succeed
 from hpoctl.record import Summary, TrialState, WorkerId, WorkerRecord
 from hpoctl.study import translate
 from hpoctl.study.database import PATIENCE_S, REPORT_PATIENCE_S
@@ -28,6 +29,7 @@ from hpoctl.study.protocol import (
     LATE_KEY,
     NO_CAUSES,
     NOTHING,
+    PARENT_KEY,
     WORKER_KEY,
     Claim,
     IsGone,
@@ -59,10 +61,29 @@ class NativeStore(NativeQueue):
         if taken is None:
             return None
         trial_id, number, attempt, root = taken
-        params = self._sweep.search_space.whole(self._storage.get_trial(trial_id).params)
-        if params is None:
-            params = translate.sample(self._study, trial_id, self._sweep)
-        return Claim(number=number, params=params, trial_id=trial_id, attempt=attempt, root=root)
+        claim = Claim(number=number, params={}, trial_id=trial_id, attempt=attempt, root=root)
+        frozen = self._storage.get_trial(trial_id)
+        params = self._sweep.search_space.whole(frozen.params)
+        if params is not None:
+            return replace(claim, params=params, parent=translate.parent(frozen))
+        if 0 < members(self._sweep) <= number:
+            return self._succeed(claim)
+        return replace(claim, params=translate.sample(self._study, trial_id, self._sweep))
+
+    def _succeed(self, claim: Claim) -> Claim:
+        """The next stretch of a member: parameters and parent are kept together, or neither is."""
+        new = succeed(self._sweep, claim.number, self.records())
+        given = translate.template(self._sweep.search_space, new.params)
+
+        def write() -> None:
+            if new.parent is not None:
+                self._storage.set_trial_system_attr(claim.trial_id, PARENT_KEY, new.parent)
+            for name, distribution in given.distributions.items():
+                inner = distribution.to_internal_repr(new.params[name])
+                self._storage.set_trial_param(claim.trial_id, name, inner, distribution)
+
+        self._exclusively(write)
+        return replace(claim, params=new.params, parent=new.parent)
 
     def report(
         self, claim: Claim, value: float, step: int, *, patience_s: float = REPORT_PATIENCE_S
@@ -301,8 +322,7 @@ class NativeStore(NativeQueue):
 
     def _take(self, worker: WorkerRecord) -> tuple[int, int, int, int] | None:
         """A trial's id, number, attempt and root."""
-        waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(_WAITING,))
-        for frozen in waiting:
+        for frozen in self._ready():
             trial_id, before = frozen._trial_id, frozen.user_attrs
             attempt, root = before.get("attempt", 0) + 1, before.get("retry_of", frozen.number)
             marks = {
@@ -317,6 +337,16 @@ class NativeStore(NativeQueue):
                 self._keep(trial_id, marks)
                 return trial_id, frozen.number, attempt, root
         return None
+
+    def _ready(self) -> Iterator[_Trial]:
+        """The waiting trials that may begin."""
+        waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(_WAITING,))
+        population = members(self._sweep)
+        if not population:
+            return iter(waiting)
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        ended = {trial.number for trial in trials if trial.state.is_finished()}
+        return (trial for trial in waiting if is_ready(trial.number, population, ended))
 
     def _start(self, trial_id: int) -> bool:
         """Whether the trial is ours now; under the journal's lock it is, though not yet written."""

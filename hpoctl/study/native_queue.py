@@ -92,12 +92,14 @@ class NativeQueue:
 
         def chosen() -> list[_Trial]:
             records = {record.number: record for record in self.records()}
+            trials = self._study.get_trials(deepcopy=False)
             last = {record.root: record.number for record in records.values()}
             templates = []
             for number in retriable(records, numbers):
                 if last[records[number].root] != number:  # repeated already
                     continue
-                [template] = self._templates([records[number].params])
+                space, point = self._sweep.search_space, records[number].params
+                template = translate.template(space, point, translate.parent(trials[number]))
                 attempt = records[number].attrs.get("attempt", 1)
                 template.user_attrs = {"retry_of": records[number].root, "attempt": attempt}
                 templates.append(template)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from hpoctl.errors import StudyError
 from hpoctl.record import (
     AttemptRecord,
+    Parent,
     Stop,
     Summary,
     TrialRecord,
@@ -33,6 +34,7 @@ _LOSSES = 2  # a trial that was lost so often is failed: it may be what kills it
 IsGone = Callable[[WorkerId], bool]
 NO_CAUSES: Mapping[str, Cause] = MappingProxyType({})
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+PARENT_KEY = "hpoctl:parent"  # of a trial of a population: the number and the folder of another
 CONSTRAINT_KEY = "constraints:"  # Optuna 5: above 0 is violated; every sampler of its own reads it
 _INFEASIBLE: Mapping[str, float] = MappingProxyType({"infeasible": 1.0})
 
@@ -42,7 +44,8 @@ class Claim:
     """A trial that one worker has taken: its number and its parameters.
 
     `attempt` counts the claims of a trial from 1 and tells this one from every other. `root` is the
-    number of the trial that this one repeats, else its own: they share seed and folder.
+    number of the trial that this one repeats, else its own: they share seed and folder. In a
+    population it may have a `parent`, which it goes on from.
     """
 
     number: int
@@ -50,6 +53,7 @@ class Claim:
     trial_id: int
     attempt: int
     root: int
+    parent: Parent | None = None
 
 
 class Store(Protocol):
@@ -93,7 +97,11 @@ class Store(Protocol):
         """
 
     def claim(self, worker: WorkerRecord) -> Claim | None:
-        """Takes the first waiting trial for this worker, or None where none waits."""
+        """Takes the first waiting trial for this worker, or None where none waits.
+
+        In a population one also waits whose member is still in the trial before it; so None may
+        mean that others come first.
+        """
 
     def report(self, claim: Claim, value: float, step: int, *, patience_s: float = ...) -> bool:
         """Keeps the first metric's value at a step; True if the trial shall end.

@@ -12,9 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hpoctl.plan import seed_of
+from hpoctl.population import members, succeed
 from hpoctl.record import Summary, TrialRecord, WorkerId, WorkerRecord
 from hpoctl.samplers import Learning
 from hpoctl.space import Params
+from hpoctl.study import succession, translate
 from hpoctl.study.advice import Advice
 from hpoctl.study.connect import Rows
 from hpoctl.study.database import REPORT_PATIENCE_S, Database, Statement
@@ -56,7 +58,7 @@ class RelationalStore(Roster):
 
     def __init__(self, database: Database, study_id: int, sweep: Sweep) -> None:
         self._location = database.location
-        super().__init__(database, Statements(database.location.kind, study_id), sweep)
+        super().__init__(database, Statements(self._location.kind, study_id, members(sweep)), sweep)
         self._ends = Ends(database.location.kind)
         self._attempts = Attempts(database.location.kind, study_id)
         self.past: Past = RelationalPast(database, self._attempts)
@@ -104,7 +106,7 @@ class RelationalStore(Roster):
 
     def has_waiting(self) -> bool:
         """Whether any trial waits."""
-        return bool(self._database.run(self._sql.first_waiting(0)))
+        return bool(self._database.run(replace(self._sql, population=0).first_waiting(0)))
 
     def name_metrics(self) -> None:
         """Tells Optuna and its dashboard what the values are called."""
@@ -140,7 +142,13 @@ class RelationalStore(Roster):
             number=trial.number, params=trial.params, trial_id=trial_id, attempt=attempt, root=root
         )
         params = self._sweep.search_space.whole(trial.params)
-        return replace(claim, params=self._advice.sample(claim) if params is None else params)
+        if params is not None:
+            return replace(claim, params=params, parent=translate.parent(trial))
+        if not 0 < members(self._sweep) <= trial.number:
+            return replace(claim, params=self._advice.sample(claim))
+        new = succeed(self._sweep, trial.number, self.records())
+        self._database.run(*succession.keep(self._sql, self._sweep.search_space, claim, new))
+        return replace(claim, params=new.params, parent=new.parent)
 
     def _take(self, worker: WorkerRecord, after: int) -> Rows:
         at = time.time()

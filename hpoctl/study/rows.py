@@ -49,9 +49,10 @@ HELD = "trial_id = ? and attempt = ? and outcome is null"
 
 @dataclass(frozen=True, slots=True)
 class Questions(Dialect):
-    """The questions about one study in one dialect."""
+    """The questions about one study in one dialect; where it is a population, so many members."""
 
     study_id: int
+    population: int = 0
 
     def whole(
         self,
@@ -95,6 +96,25 @@ class Questions(Dialect):
                 f" from trial_intermediate_values s {join} s.trial_id where c.state in ({states})"
             )
         return f"with {before}c as ({source}) {' union all '.join(rows)}{more}", parameters
+
+    def first_waiting(self, after: int) -> Statement:
+        """The first waiting trial whose id is greater than `after`, if it may begin."""
+        return f"select trial_id {self.waits_first}", [self.study_id, after]
+
+    @property
+    def waits_first(self) -> str:
+        """From where and how, for a `select trial_id`."""
+        ready = ""
+        if self.population:  # see `population.is_ready`
+            ready = (
+                f" and (number < {self.population} or number in"
+                f" (select p.number + {self.population} from trials p where"
+                f" p.study_id = {self.study_id} and p.state in ('COMPLETE', 'PRUNED', 'FAIL')))"
+            )
+        return (
+            f"from trials where study_id = ? and state = 'WAITING' and trial_id > ?{ready}"
+            " order by trial_id limit 1"
+        )
 
     def trial(self, trial_id: int) -> Statement:
         """The rows of one trial."""

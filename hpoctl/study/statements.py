@@ -16,10 +16,6 @@ from hpoctl.study.location import Kind
 from hpoctl.study.protocol import DRAIN_KEY, Claim, Outcome
 from hpoctl.study.rows import HELD, Parts, Questions
 
-_FIRST_WAITING = (
-    "from trials where study_id = ? and state = 'WAITING' and trial_id > ?"
-    " order by trial_id limit 1"
-)
 _ATTEMPT = "hpoctl_attempts (trial_id, attempt, root, task, life, node, gpus, started_at)"
 
 
@@ -28,10 +24,6 @@ class Statements(Questions):
     """The statements about one study in one dialect."""
 
     # Claiming
-
-    def first_waiting(self, after: int) -> Statement:
-        """The first waiting trial whose id is greater than `after`."""
-        return f"select trial_id {_FIRST_WAITING}", [self.study_id, after]
 
     def take(self, trial_id: int, worker: WorkerRecord, at: float) -> list[Statement]:
         """Takes a trial within a transaction that has seen it wait."""
@@ -51,7 +43,7 @@ class Statements(Questions):
         attempt, words = self._attempt(worker, at)
         return [
             (
-                f"set @id = (select trial_id {_FIRST_WAITING} for update skip locked)",
+                f"set @id = (select trial_id {self.waits_first} for update skip locked)",
                 [self.study_id, after],
             ),
             (
@@ -78,7 +70,7 @@ class Statements(Questions):
     ) -> Statement:
         attempt, words = self._attempt(worker, at)
         ctes = (
-            f"picked as (select trial_id {_FIRST_WAITING} for update skip locked),"
+            f"picked as (select trial_id {self.waits_first} for update skip locked),"
             " t as (update trials set state = 'RUNNING', datetime_start = ? from picked"
             " where trials.trial_id = picked.trial_id"
             " returning trials.trial_id, trials.number, trials.state),"

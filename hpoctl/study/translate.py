@@ -18,10 +18,10 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, create_trial
 
 from hpoctl import pruners
-from hpoctl.record import TrialRecord, TrialState
+from hpoctl.record import Parent, TrialRecord, TrialState
 from hpoctl.samplers import Cmaes, Gp, Learning, Nsga2, Tpe
 from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
-from hpoctl.study.protocol import Outcome
+from hpoctl.study.protocol import PARENT_KEY, Outcome
 from hpoctl.study.rows import NEW_ATTRS, NEW_VALUES, News, Parts
 from hpoctl.sweep import Sweep
 from hpoctl.trial import derive_seed
@@ -205,12 +205,13 @@ def encoder(space: SearchSpace) -> Callable[[str, Value], tuple[float, str]]:
     return lambda name, value: (known[name].to_internal_repr(value), texts[name])
 
 
-def template(space: SearchSpace, point: Params) -> FrozenTrial:
+def template(space: SearchSpace, point: Params, parent: Parent | None = None) -> FrozenTrial:
     """A waiting trial with these parameters, ready to be stored."""
     return create_trial(
         state=optuna.trial.TrialState.WAITING,
         params=dict(point),
         distributions={name: _distribution(space.parameters[name]) for name in point},
+        system_attrs=None if parent is None else {PARENT_KEY: parent},
     )
 
 
@@ -279,8 +280,15 @@ def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Value
     return value
 
 
+def parent(frozen: FrozenTrial) -> Parent | None:
+    """The trial that one of a population goes on from."""
+    known = frozen.system_attrs.get(PARENT_KEY)
+    return None if known is None else Parent(*known)
+
+
 def record(frozen: FrozenTrial) -> TrialRecord:
     """One of Optuna's trials as we keep them."""
+    origin = parent(frozen)
     return TrialRecord(
         number=frozen.number,
         state=_STATES[frozen.state],
@@ -289,6 +297,6 @@ def record(frozen: FrozenTrial) -> TrialRecord:
         steps=frozen.intermediate_values,
         started=frozen.datetime_start and frozen.datetime_start.astimezone(UTC),
         ended=frozen.datetime_complete and frozen.datetime_complete.astimezone(UTC),
-        attrs=frozen.user_attrs,
+        attrs={**frozen.user_attrs, **({} if origin is None else {"parent": origin.number})},
         constraints=frozen.constraints,
     )

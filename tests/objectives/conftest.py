@@ -27,6 +27,8 @@ class FakeTrial:
     ends: bool = False
     ends_at: int | None = None  # the so many-th look, from 1, and all later ones
     looks: int = 0
+    parent_dir: Path | None = None
+    hands_on: bool = False
     values: dict[int, float] = field(default_factory=dict)
     extras: dict[int, Mapping[str, float]] = field(default_factory=dict)
 

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["check", "create_llm", "objective", "prepare"]
 
 checkpoints = True  # a trial that was cut off goes on where it was
+SHAPES = (  # what says which weights and which state of an optimiser there are: no heir changes it
+    *("model.from_scratch", "model.pretrained", "model.keep_layers", "model.quantize"),
+    *("model.num_layers", "model.hidden_size", "model.num_heads", "model.ff_dim"),
+    *("model.vocab_size", "model.dtype", "lora.r", "lora.target_modules"),
+    *("dataset.max_length", "dataset.block_size", "training.optim", "training.optimizer"),
+)
 
 
 def prepare(args: Mapping[str, object]) -> None:
@@ -109,6 +115,6 @@ def _train(trial: Trial) -> dict[str, float]:
     if trial.args.get("save") and trainer.is_world_process_zero():
         models.save(llm, model, trial.dir / "model")  # the last: it may merge an adapter
         text.tokenizer.save_pretrained(trial.dir / "model")
-    if not trial.args.get("keep_checkpoint"):
+    if not (trial.args.get("keep_checkpoint") or trial.hands_on):
         trainer.tidy()
     return found

@@ -111,6 +111,8 @@ class _Rank:
             world=world,
             line=Line(address=address),
             note=folder / "unused",
+            parent_dir=trial.parent_dir,
+            hands_on=trial.hands_on,
         )
         process = _fork.Process(
             target=_live, args=(view, body, folder / "meet", theirs, os.getpid())

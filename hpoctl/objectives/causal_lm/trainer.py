@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ class Follower(HpoctlCallback):
         self._first_metric = AT_STEPS.get(trial.metrics[0])  # None: it is first known at the end
         super().__init__(trial, self._first_metric or "eval_loss")
         self.meter = Meter()
+        self.begun: Callable[[], None] | None = None  # called once there is an optimiser
         self._rungs = frozenset(rungs)
         self._loss: Tensor | float = 0.0  # summed over the steps since the last report
         self._reported_at = 0
@@ -45,6 +48,8 @@ class Follower(HpoctlCallback):
     ) -> None:
         """Starts the clock; training that begins anew, after it ran out of memory, counts anew."""
         super().on_train_begin(args, state, control)
+        if self.begun is not None:
+            self.begun()
         self.meter.start()
         self._loss, self._reported_at = 0.0, state.global_step
 
@@ -58,9 +63,11 @@ class Follower(HpoctlCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Evaluates at a rung."""
+        """Evaluates at a rung; saves at the last step what another trial may go on from."""
         if state.global_step in self._rungs:
             control.should_evaluate = True
+        if self.trial.hands_on and state.global_step >= state.max_steps:
+            control.should_save = True
         super().on_step_end(args, state, control)
 
     def on_evaluate(
@@ -91,6 +98,22 @@ class Follower(HpoctlCallback):
         """Raises it: an objective ends so, also one on several ranks."""
         raise reason
 
+    def inherited(self) -> Path | None:
+        """The checkpoint of the trial's parent, whose steps are counted on; None without one.
+
+        Raises FileNotFoundError where the parent has left none.
+        """
+        left = self.trial.parent_dir
+        if left is None:
+            return None
+        found = checkpoints.latest(left)
+        if found is None:
+            raise FileNotFoundError(f"{left}: no whole checkpoint there, from which to go on")
+        # Our own file, as in `_take`. Every rank counts alike.
+        said = torch.load(found / "hpoctl_0.pth", weights_only=False)
+        self.steps_before = said["steps_before"] + checkpoints.step_of(found)
+        return found
+
     def restore(self, checkpoint: Path, args: TrainingArguments) -> None:
         """Takes what was kept with a checkpoint, for a run that has no step left to make."""
         self._take(checkpoint, args)
@@ -99,6 +122,7 @@ class Follower(HpoctlCallback):
         own = {
             "loss": self._loss,
             "reported_at": self._reported_at,
+            "steps_before": self.steps_before,
             "meter": asdict(self.meter.read()),
         }
         return {**super().state_dict(), **own}
@@ -106,6 +130,7 @@ class Follower(HpoctlCallback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._loss, self._reported_at = state["loss"], state["reported_at"]
+        self.steps_before = state["steps_before"]
         self.meter.before = Reading(**state["meter"])
 
 
@@ -138,9 +163,15 @@ class TrialTrainer(ExactTrainer):
             return super().evaluate(*given, **named)
 
     def resume(self) -> None:
-        """Trains to the end: from the start, or from the trial's last checkpoint."""
+        """Trains to the end: from the start, or from the trial's last checkpoint.
+
+        The start of a trial with a parent is the parent's end.
+        """
         found = self.follower.checkpoint()
         if found is None:
+            if (parent := self.follower.inherited()) is not None:
+                self._load_from_checkpoint(str(parent))
+                self.follower.begun = partial(self._take_state, parent)
             self.train()
             return
         state = TrainerState.load_from_json(str(Path(found) / "trainer_state.json"))
@@ -150,6 +181,17 @@ class TrialTrainer(ExactTrainer):
         self._load_from_checkpoint(found)  # `train` would make one step more
         self.state = state
         self.follower.restore(Path(found), self.args)
+
+    def _take_state(self, parent: Path) -> None:
+        """The optimiser's state as a parent left it, but with this trial's rates and schedule."""
+        assert self.optimizer is not None and self.lr_scheduler is not None, "training has begun"
+        groups = self.optimizer.param_groups
+        own = [{key: group[key] for key in group if key != "params"} for group in groups]
+        schedule = copy.deepcopy(self.lr_scheduler.state_dict())
+        self._load_optimizer_and_scheduler(str(parent))
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def tidy(self) -> None:
         """Removes the trial's checkpoints."""

@@ -1,4 +1,4 @@
-"""GPU-hours on both sides: in hpoctl's eyes, and as Slurm's accounting and the workers tell them."""
+"""GPU-hours on both sides: in hpoctl's eyes, and as accounting and the workers tell them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _squeue(stage: Stage) -> list[str]:
 def _ledger_lines(stage: Stage) -> tuple[dict[str, str], ...]:
     """The lines of hpoctl's report."""
     folder = stage.folder / "told"
-    stage.hpoctl("report", STUDY, "--out", str(folder))
+    stage.hpoctl("report", STUDY, "--output", str(folder))
     file = Path(folder, "gpu_hours.csv")
     return tuple(csv.DictReader(file.read_text().splitlines())) if file.exists() else ()
 

@@ -144,9 +144,10 @@ def _life(line: str) -> Life | None:
 
 
 def forgotten(workers: Sequence[dict[str, object]], lives: Sequence[Life]) -> list[Life]:
-    """Lives that workers tell of and accounting does not: a killed controller takes them along.
+    """Lives that workers tell of and accounting does not: a killed controller may lose them.
 
-    Each row of accounting is one life: that which shares the most seconds with it.
+    Each row of accounting is one life: that which shares the most seconds with it. What it left out
+    between two rows it does not charge to anybody.
     """
     told = _told(workers)
     pairs = sorted(
@@ -162,7 +163,16 @@ def forgotten(workers: Sequence[dict[str, object]], lives: Sequence[Life]) -> li
     for _, mine, theirs in pairs:
         if mine not in found and theirs not in found.values():
             found[mine] = theirs
-    return [life for mine, life in enumerate(told) if mine not in found]
+    return [
+        life
+        for mine, life in enumerate(told)
+        if mine not in found and not any(_is_settled(life, known) for known in lives)
+    ]
+
+
+def _is_settled(life: Life, known: Life) -> bool:
+    """Whether accounting knows what came later of a task: it has nothing more to say of before."""
+    return life.task == known.task and life.begun < known.begun + known.seconds - _SKEW_S
 
 
 def _told(workers: Sequence[dict[str, object]]) -> list[Life]:

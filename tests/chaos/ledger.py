@@ -72,7 +72,9 @@ class Told:
 def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> Told:
     """What both sides say: accounting's word is the same before and after hpoctl's `ask`.
 
-    slurmctld tells slurmdbd of an end when it can: seconds late, after a restart more.
+    slurmctld tells slurmdbd of an end when it can: seconds late, after a restart more. Of a task
+    that runs on in a restarted controller's eyes accounting may have an end already, which is moved
+    when the task is cancelled.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -93,7 +95,10 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
 
 @dataclass(slots=True)
 class _Settled:
-    """Whether accounting has said the same for a while, and knows an end of all that has begun."""
+    """Whether accounting has heard all ends that slurmctld knows, and has said the same for long.
+
+    It may have heard of a start only: it is to know the end of that too.
+    """
 
     stage: Stage
     told: list[str] | None = None
@@ -103,7 +108,9 @@ class _Settled:
         now = _sacct(self.stage)
         if now != self.told:
             self.told, self.since = now, time.monotonic()
-        is_whole = not any("|Unknown|" in line for line in now)
+        ends = {(_cell(line, 0), _cell(line, 4)) for line in now}
+        lasts = {(_cell(line, 0), _cell(line, 4)) for line in _squeue(self.stage)}
+        is_whole = lasts <= ends and not any("|Unknown|" in line for line in now)
         return is_whole and time.monotonic() > self.since + _QUIET_S
 
 

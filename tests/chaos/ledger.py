@@ -14,7 +14,7 @@ from chaos.stage import STUDY, Stage, within
 
 LIMIT = 0.01  # by which the two may differ
 _SKEW_S = 5.0  # between the clocks of slurmctld and of a worker's shell
-_QUIET_S = 2.0  # for so long accounting has said the same, when it is believed
+_QUIET_S = 5.0  # so long accounting has said the same; hpoctl may have asked it 4 s ago
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

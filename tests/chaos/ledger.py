@@ -110,8 +110,13 @@ class _Settled:
             self.told, self.since = now, time.monotonic()
         ends = {(_cell(line, 0), _cell(line, 4)) for line in now}
         lasts = {(_cell(line, 0), _cell(line, 4)) for line in _squeue(self.stage)}
-        is_whole = lasts <= ends and not any("|Unknown|" in line for line in now)
+        is_whole = lasts <= ends and not any(_is_open(line) for line in now)
         return is_whole and time.monotonic() > self.since + _QUIET_S
+
+
+def _is_open(line: str) -> bool:
+    """Whether a life has begun and not ended; rows that wait for ever do not matter."""
+    return _cell(line, 3) not in ("None", "Unknown") and _cell(line, 4) == "Unknown"
 
 
 def _sacct(stage: Stage) -> list[str]:

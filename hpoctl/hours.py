@@ -257,9 +257,8 @@ def _fits(life: _Life, ended: float, span: _Span) -> bool:
 
 def _unsigned(span: _Span, lives: Sequence[_Life]) -> Line:
     """An allocation that no worker signed on from: `setup` failed, or it is not ready yet."""
-    array = span.task.rpartition("_")[0]
-    peers = [life.workers[0] for life in lives if life.workers[0].task.startswith(f"{array}_")]
-    gpus = span.gpus if span.gpus is not None else max((peer.gpus for peer in peers), default=0)
+    peers = max((life.workers[0].gpus for life in lives), default=0)  # all of a sweep have as many
+    gpus = peers if span.gpus is None else span.gpus
     return Line(
         task=span.task,
         node=None,

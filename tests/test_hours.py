@@ -109,6 +109,12 @@ def test_a_job_whose_setup_failed_is_allocated_though_no_worker_signed_on() -> N
     assert lost.reason == "no worker signed on"
 
 
+def test_an_array_of_which_no_worker_signed_on_had_the_gpus_of_the_others() -> None:
+    lines = ledger([WHOLE], until, charges=[charge("8_0", 90.0, 115.0, gpus=None)])
+    assert [(line.task, line.gpus) for line in lines] == [("7_0", 2), ("8_0", 2)]
+    assert total(lines, [charge("8_0", 90.0, 115.0, gpus=None)]).charged == pytest.approx(50 / 3600)
+
+
 def test_a_site_that_counts_no_gpus_takes_the_workers_word() -> None:
     lines = ledger([WHOLE], until, charges=[charge("7_0", 90.0, 190.0, gpus=None)])
     hours = total(lines, [charge("7_0", 90.0, 190.0, gpus=None)])

@@ -220,6 +220,8 @@ def slurmd_kill(stage: Stage, chance: float) -> Strike | None:
 
 
 def _restart(stage: Stage, daemon: str, number: signal.Signals, away_s: float) -> Strike | None:
+    if daemon == "slurmctld" and any(stage.is_doomed(task) for task in stage.doomed):
+        return None  # it would look at the walltimes 30 s after its restart, or forget one
     before = stage.pid(daemon)
     os.kill(before, number)
     ended = within(20, lambda: not is_alive(before))

@@ -22,7 +22,7 @@ class Ending:
 
     The trial is asked to save itself `warning_s` before the end, or at a signal. It is ended
     shortly before the allocation is, or `grace_s` after a SIGTERM: Slurm's SIGKILL comes after
-    KillWait, or after the GraceTime of who preempts. SIGUSR2 ends nothing. Near the end it is
+    KillWait. SIGUSR2 ends nothing. Near the end it is
     Slurm's warning, of which the clock knows more; else somebody wants the worker to leave.
     """
 

@@ -6,7 +6,7 @@ which does not know of the seconds before and after its process. What it did onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -118,9 +118,10 @@ def ledger(
     now: float = 0.0,
 ) -> tuple[Line, ...]:
     """Every allocation by its start; `until` says how far a worker without an end is counted."""
-    lives, spans = _lives(workers), _spans(tasks, charges, now)
+    lives, settled = _lives(workers), _settled(charges)
+    spans = _spans(tasks, charges, settled, now)
     of = _matched(lives, spans, until)
-    lines = [life.line(until, of.get(life)) for life in lives]
+    lines = [life.line(until, of.get(life) or _uncharged(life, settled)) for life in lives]
     lines += [_unsigned(span, lives) for span in spans if span not in of.values()]
     return tuple(sorted(lines, key=lambda line: (line.started_at, line.task)))
 
@@ -167,18 +168,46 @@ def spent(workers: Iterable[WorkerRecord], now: float, grace_s: float) -> float:
 
 
 def _lives(workers: Iterable[WorkerRecord]) -> list[_Life]:
-    def key(worker: WorkerRecord) -> tuple[str, int]:
-        return worker.task, worker.restarts
+    """Each allocation's workers.
+
+    A slurmctld that was killed may start a task once more without a further restart: what tells the
+    two apart is when their shells began.
+    """
+
+    def key(worker: WorkerRecord) -> tuple[str, int, float]:
+        return worker.task, worker.restarts, worker.allocated_at or 0.0
 
     ordered = sorted(workers, key=lambda worker: (*key(worker), worker.life))
     return [_Life(workers=tuple(lives)) for _, lives in groupby(ordered, key)]
+
+
+def _settled(charges: Sequence[Charge]) -> Mapping[str, float]:
+    """Until when accounting has said everything of a task: a task has one allocation at a time."""
+    settled: dict[str, float] = {}
+    for charge in charges:
+        if charge.ended_at is not None:
+            settled[charge.task] = max(charge.ended_at, settled.get(charge.task, 0.0))
+    return settled
+
+
+def _uncharged(life: _Life, settled: Mapping[str, float]) -> _Span | None:
+    """Nothing, of a life that accounting does not know though it knows of what came later.
+
+    A slurmctld that was killed forgets that it started a task; what runs of it is charged to
+    nobody until it is found and killed.
+    """
+    last = life.workers[-1]
+    if life.begun >= settled.get(last.task, 0.0) - _SKEW_S:
+        return None
+    return _Span(last.task, life.begun, 0.0, last.gpus, "sacct")
 
 
 def _in_accounting(worker: WorkerRecord, until: float) -> float:
     """Until when a worker counts, by its own word.
 
     A scancel, a requeue, a preemption and the end of the walltime end a task in Slurm's books when
-    its SIGTERM is sent. What the worker finishes within KillWait is not charged.
+    its SIGTERM is sent. What the worker finishes within KillWait is not charged. A GraceTime before
+    a preemption is, and a batch script gets its SIGTERM after that: the one before is for steps.
     """
     return min(until, worker.told_at) if worker.told == "SIGTERM" and worker.told_at else until
 
@@ -188,19 +217,29 @@ def _training_s(worker: WorkerRecord, until: float) -> float:
     return worker.training_s + running_s
 
 
-def _spans(tasks: Sequence[TaskRecord], charges: Sequence[Charge], now: float) -> list[_Span]:
-    """What Slurm knows, each allocation once; accounting is late, so only its ends count."""
+def _spans(
+    tasks: Sequence[TaskRecord],
+    charges: Sequence[Charge],
+    settled: Mapping[str, float],
+    now: float,
+) -> list[_Span]:
+    """What Slurm knows, each allocation once; accounting is late, so only its ends count.
+
+    squeue is believed of what accounting has not settled. Where both know an allocation they may
+    have other starts: a slurmctld that was killed starts it anew in its books.
+    """
     spans = [
         _Span(c.task, c.started_at, c.elapsed_s, c.gpus, "sacct")
         for c in charges
         if c.ended_at is not None
     ]
-    counted = {(span.task, round(span.begun)) for span in spans}
+    begun_at = {(span.task, span.begun) for span in spans}
     for task in tasks:
         begun = task.started_at
-        if begun is not None and (task.task, round(begun)) not in counted:
-            seconds = max(0.0, (task.ended_at or now) - begun)
-            spans.append(_Span(task.task, begun, seconds, task.gpus, "squeue"))
+        if begun is None or begun < settled.get(task.task, 0.0) or (task.task, begun) in begun_at:
+            continue
+        seconds = max(0.0, (task.ended_at or now) - begun)
+        spans.append(_Span(task.task, begun, seconds, task.gpus, "squeue"))
     return sorted(spans, key=lambda span: span.begun)
 
 
@@ -218,9 +257,8 @@ def _fits(life: _Life, ended: float, span: _Span) -> bool:
 
 def _unsigned(span: _Span, lives: Sequence[_Life]) -> Line:
     """An allocation that no worker signed on from: `setup` failed, or it is not ready yet."""
-    array = span.task.rpartition("_")[0]
-    peers = [life.workers[0] for life in lives if life.workers[0].task.startswith(f"{array}_")]
-    gpus = span.gpus if span.gpus is not None else max((peer.gpus for peer in peers), default=0)
+    peers = max((life.workers[0].gpus for life in lives), default=0)  # all of a sweep have as many
+    gpus = peers if span.gpus is None else span.gpus
     return Line(
         task=span.task,
         node=None,

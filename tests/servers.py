@@ -278,6 +278,10 @@ class Slurm:
         _run([str(DEVCLUSTER), "down", str(self.folder)], cwd=Path("/"))
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def restart(self, daemon: str) -> None:
+        """Starts a daemon that has ended, and waits until it answers."""
+        _run([str(DEVCLUSTER), "start", str(self.folder), daemon], cwd=self.folder)
+
     def add_account(self, name: str, *limits: str, of_user: Sequence[str] = ()) -> None:
         """An account of root's, with limits such as GrpTRES=cpu=4 and those of root in it."""
         accounting = ("sacctmgr", "-i")

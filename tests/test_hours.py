@@ -109,6 +109,12 @@ def test_a_job_whose_setup_failed_is_allocated_though_no_worker_signed_on() -> N
     assert lost.reason == "no worker signed on"
 
 
+def test_an_array_of_which_no_worker_signed_on_had_the_gpus_of_the_others() -> None:
+    lines = ledger([WHOLE], until, charges=[charge("8_0", 90.0, 115.0, gpus=None)])
+    assert [(line.task, line.gpus) for line in lines] == [("7_0", 2), ("8_0", 2)]
+    assert total(lines, [charge("8_0", 90.0, 115.0, gpus=None)]).charged == pytest.approx(50 / 3600)
+
+
 def test_a_site_that_counts_no_gpus_takes_the_workers_word() -> None:
     lines = ledger([WHOLE], until, charges=[charge("7_0", 90.0, 190.0, gpus=None)])
     hours = total(lines, [charge("7_0", 90.0, 190.0, gpus=None)])
@@ -154,7 +160,15 @@ def test_every_allocation_is_one_line_whoever_knows_of_it(
             charges.append(charge(task, at, end))
         at = end + 20
     lines = ledger(workers, until, charges=charges)
-    expected = sum(seconds for _, seconds, signed, charged in given_ if signed or charged)
+    known = [
+        any(c for i, _, _, c in given_[place:] if i == one[0]) for place, one in enumerate(given_)
+    ]
+    # Of what came before a life that accounting knows, it knows everything.
+    expected = sum(
+        seconds
+        for (_, seconds, signed, charged), is_settled in zip(given_, known, strict=True)
+        if charged or (signed and not is_settled)
+    )
     assert sum(line.allocated_s for line in lines) == pytest.approx(expected)
     assert all(min(line.idle_s, line.startup_s, line.training_s) >= 0 for line in lines)
 
@@ -165,3 +179,37 @@ def test_a_life_whose_start_slurm_forgot_is_not_counted_twice() -> None:
     assert (line.allocated_s, line.known_from, line.trials) == (88, "sacct", 3)
     both = ledger([WHOLE], until, charges=[first, charge("7_0", 104.0, 192.0)])
     assert [line.reason for line in both] == ["no worker signed on", None]
+
+
+def test_a_start_that_slurm_forgot_and_did_again_is_charged_once() -> None:
+    """As seen: a controller that was killed twice started a task three times, and charged one."""
+    lives = [
+        worker("1_4", life=1, allocated_at=1524.0, told="SIGTERM", told_at=1557.8, ended_at=1558.9),
+        worker("1_4", life=2, restarts=1, allocated_at=1577.0, ended_at=1596.5),
+        worker("1_4", life=3, restarts=1, allocated_at=1583.0, ended_at=1597.3),
+        worker("1_4", life=4, restarts=1, allocated_at=1599.0, ended_at=1653.0),
+    ]
+    charges = [charge("1_4", 1524.0, 1557.0), charge("1_4", 1599.0, 1653.0)]
+    lines = ledger(lives, until, charges=charges)
+    assert [(line.allocated_s, line.known_from) for line in lines] == [
+        *[(33, "sacct"), (0, "sacct"), (0, "sacct"), (54, "sacct")]
+    ]
+    assert not total(lines, charges).disputed
+    late = ledger(lives, until, charges=charges[:1])  # accounting may not have heard of it yet
+    assert sum(line.allocated_s for line in late) == pytest.approx(33 + 19.5 + 14.3 + 54)
+
+
+def test_a_worker_that_ends_as_its_task_starts_anew_is_not_counted_beside_it() -> None:
+    orphan = worker(allocated_at=100.0, ended_at=126.0)
+    again = worker(allocated_at=128.0, restarts=1, life=2, ended_at=180.0)
+    charges = [charge("7_0", 127.0, 181.0)]
+    lines = ledger([orphan, again], until, charges=charges)
+    assert [line.allocated_s for line in lines] == [0, 54]
+
+
+def test_what_accounting_has_settled_is_not_asked_of_squeue() -> None:
+    task = TaskRecord(
+        task="7_0", state=TaskState.CANCELLED, started_at=91.0, ended_at=260.0, gpus=2
+    )
+    line = only(WHOLE, tasks=[task], charges=[charge("7_0", 90.0, 192.0)])
+    assert (line.allocated_s, line.known_from) == (102, "sacct")

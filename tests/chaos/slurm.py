@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--deadline", type=float, default=330, help="seconds for the study")
     parser.add_argument("--timeline", type=Path, help="a file for the timeline, besides the JSON")
     parser.add_argument("--keep", type=Path, help="a folder for the study's files and logs")
-    parser.add_argument("--json", action="store_true", help="the timeline in the JSON too")
+    parser.add_argument("--json", action="store_true", help="timeline and both ledgers too")
     given = parser.parse_args(argv)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -80,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         given.timeline.write_text(json.dumps(result["timeline"], indent=1) + "\n")
     if not given.json:
         del result["timeline"]
+        if not result["violations"]:
+            del result["both_sides"]
     print(json.dumps(result, indent=1))
     return 1 if result["violations"] else 0
 

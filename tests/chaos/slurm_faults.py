@@ -73,7 +73,9 @@ def _worker(
     found = [
         (worker, tasks[worker.task])
         for worker in stage.workers()
-        if worker.task in tasks and (worker.child is not None or not with_child)
+        if worker.task in tasks
+        and not stage.is_doomed(worker.task)
+        and (worker.child is not None or not with_child)
     ]
     return _pick(found, chance)
 
@@ -81,7 +83,8 @@ def _worker(
 def _busy_node(stage: Stage, chance: float) -> tuple[str, list[Task]] | None:
     """A node with workers on it, and these."""
     tasks = [task for task in stage.tasks() or () if task.state == "RUNNING"]
-    node = _pick(sorted({task.node for task in tasks}), chance)
+    spared = {task.node for task in tasks if stage.is_doomed(task.name)}
+    node = _pick(sorted({task.node for task in tasks} - spared), chance)
     return None if node is None else (node, [task for task in tasks if task.node == node])
 
 
@@ -155,18 +158,21 @@ def node_down(stage: Stage, chance: float) -> Strike | None:
 
 
 def walltime_end(stage: Stage, chance: float) -> Strike | None:
-    """Lets a worker's walltime end in some seconds.
+    """Lets a worker's walltime end in some seconds, in the middle of a trial.
 
     Slurm looks at the walltimes each 30 s and warns and ends then, so three of four workers get
-    their warning at once; the others learn it from Slurm, if nothing else hits them before.
+    their warning at once; the others are ended by Slurm, and spared by the other faults until then.
     """
-    if (found := _worker(stage, chance)) is None:
+    # One that has just been started knows no signals yet, and would only end.
+    within(20, lambda: _worker(stage, chance, with_child=True) is not None)
+    if (found := _worker(stage, chance, with_child=True)) is None:
         return None
     _, task = found
     before = stage.log(task.name)
     moment = datetime.now() + timedelta(seconds=2 + 16 * chance)
     end = moment.strftime("%Y-%m-%dT%H:%M:%S")
     stage.run("scontrol", "update", f"JobId={task.name}", f"EndTime={end}")
+    stage.doom(task.name, _TIMEOUT_S)
     if int(chance * 100) % 4:
         stage.run("scancel", "--batch", "--signal=USR2", task.name)
 
@@ -182,11 +188,14 @@ def walltime_end(stage: Stage, chance: float) -> Strike | None:
     timed_out = _in_state(stage, task, "TIMEOUT")
 
     def seen() -> str | None:
-        return warned() or timed_out()
+        if (said := warned() or timed_out()) is not None:
+            stage.doomed.pop(task.name, None)
+        return said
 
-    return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=40)
+    return Strike(victim=task.name, tasks=(task.name,), seen=seen, within_s=_TIMEOUT_S)
 
 
+_TIMEOUT_S = 55  # the end is 18 s away at most, Slurm looks 30 s later at most, and writes it down
 _SIGNS = ("SIGUSR2", "walltime", "DUE TO TIME LIMIT")
 
 
@@ -211,6 +220,8 @@ def slurmd_kill(stage: Stage, chance: float) -> Strike | None:
 
 
 def _restart(stage: Stage, daemon: str, number: signal.Signals, away_s: float) -> Strike | None:
+    if daemon == "slurmctld" and any(stage.is_doomed(task) for task in stage.doomed):
+        return None  # it would look at the walltimes 30 s after its restart, or forget one
     before = stage.pid(daemon)
     os.kill(before, number)
     ended = within(20, lambda: not is_alive(before))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from chaos import slurm_faults, verdict
+from chaos import ledger, slurm_faults, verdict
 from chaos.slurm_faults import Planned, Strike
 from chaos.stage import STUDY, Stage, within
 from chaos.user import User
@@ -192,6 +192,12 @@ class Chaos:
             self.stage.run("scancel", task)
         within(20, lambda: not self._busy())
 
+    def allocated(self) -> float:
+        """The GPU-hours that a user is told."""
+        answer = self.stage.hpoctl("status", STUDY, "--json", *self.user.repair)
+        hours = json.loads(answer.out)["gpu_hours"]["allocated"] if answer.code == 0 else -1.0
+        return float(hours)
+
     def _busy(self) -> list[str]:
         return [task.name for task in self.stage.tasks() or () if task.state in _BUSY]
 
@@ -230,18 +236,16 @@ def run(stage: Stage, plan: Plan) -> dict[str, object]:
 
 def _judge(chaos: Chaos) -> dict[str, object]:
     stage, plan = chaos.stage, chaos.plan
-    lives = verdict.read_lives(stage)
+    told = ledger.listen(stage, chaos.allocated)
+    lives, forgotten = told.lives, ledger.forgotten(told.workers, told.lives)
+    hours = ledger.Ledger(
+        hpoctl=told.status, sacct=ledger.hours(lives), forgotten=ledger.hours(forgotten)
+    )
     trials = verdict.read_trials(stage)
     executions = verdict.read_executions(stage.executions_file)
-    answer = stage.hpoctl("status", STUDY, "--json", *chaos.user.repair)
-    allocated = json.loads(answer.out)["gpu_hours"]["allocated"] if answer.code == 0 else -1.0
-    forgotten = verdict.forgotten(stage, lives)
-    ledger = verdict.Ledger(
-        hpoctl=allocated, sacct=verdict.hours(lives), forgotten=verdict.hours(forgotten)
-    )
     sums = verdict.study_sums(trials, executions)
     wrong = [
-        *verdict.violations(sums, ledger, plan.trials),
+        *verdict.violations(sums, hours, plan.trials),
         *verdict.unexplained(trials, executions),
         *verdict.strangers(stage, lives),
         *chaos.user.complaints,
@@ -258,8 +262,8 @@ def _judge(chaos: Chaos) -> dict[str, object]:
         **sums,
         "faults": {"all": chaos.effective, **dict(sorted(by_kind.items()))},
         "no_victim": dict(chaos.missed),
-        "ledger_error": round(ledger.error, 4),
-        "gpu_hours": {name: round(value, 4) for name, value in asdict(ledger).items()},
+        "ledger_error": round(hours.error, 4),
+        "gpu_hours": {name: round(value, 4) for name, value in asdict(hours).items()},
         "study_s": round(chaos.study_s, 1),
         "phantoms": chaos.phantoms,
         "forgotten": [life.task for life in forgotten],
@@ -267,5 +271,6 @@ def _judge(chaos: Chaos) -> dict[str, object]:
         "attached": chaos.user.attached,
         "refused": dict(Counter(chaos.user.refused)),
         "violations": wrong,
+        "both_sides": told.tables(),
         "timeline": chaos.timeline(trials),
     }

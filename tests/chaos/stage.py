@@ -64,6 +64,7 @@ class Stage:
     database: PostgreSQL = field(default_factory=PostgreSQL)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hch", dir="/tmp")))
     url: str = ""
+    doomed: dict[str, float] = field(default_factory=dict)
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
     _stopped: set[int] = field(default_factory=set)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -194,6 +195,13 @@ class Stage:
     def pid(self, daemon: str) -> int:
         """The process of one of the cluster's daemons."""
         return int((self.slurm.folder / "run" / f"{daemon}.pid").read_text())
+
+    def doom(self, task: str, seconds: float) -> None:
+        """Keeps other faults away from a task and its node: its end is on its way."""
+        self.doomed[task] = time.monotonic() + seconds
+
+    def is_doomed(self, task: str) -> bool:
+        return self.doomed.get(task, 0.0) > time.monotonic()
 
     # --- what /proc says --------------------------------------------------------------------------
 

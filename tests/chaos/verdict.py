@@ -6,12 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from chaos.stage import Stage, within
+from chaos.ledger import LIMIT, Ledger, Life
+from chaos.stage import Stage
 
-_LEDGER = 0.01  # by which hpoctl's GPU-hours may differ from Slurm's
 _KILLED = "was ended by SIG"
 _LOST = "its worker was gone"
 
@@ -43,28 +42,6 @@ class Execution:
     ran: float
     begun: float
     ended: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """One life of a task, from a moment for some seconds."""
-
-    task: str
-    name: str
-    state: str
-    begun: float
-    seconds: float
-    gpus: int
-
-    def overlaps(self, other: Life) -> bool:
-        """Whether it may be the same life, as another clock saw it."""
-        return self.task == other.task and (
-            self.begun < other.begun + other.seconds + _SKEW_S
-            and other.begun < self.begun + self.seconds + _SKEW_S
-        )
-
-
-_SKEW_S = 3.0
 
 
 def read_trials(stage: Stage) -> list[Trial]:
@@ -100,85 +77,6 @@ def read_executions(file: Path) -> list[Execution]:
     if not file.exists():
         return []
     return [Execution(**json.loads(line)) for line in file.read_text().splitlines()]
-
-
-def read_lives(stage: Stage, patience_s: float = 15) -> list[Life]:
-    """Every life that accounting knows from start to end, once it has settled.
-
-    A controller that was killed may have told the start only.
-    """
-    told: list[str] = []
-
-    def settled() -> bool:
-        before = list(told)
-        told[:] = _accounting(stage)
-        return before == told and not any("|Unknown|" in line for line in told)
-
-    within(patience_s, settled)
-    return [life for line in told if (life := _life(line)) is not None]
-
-
-def _accounting(stage: Stage) -> list[str]:
-    columns = "JobID,JobName,State,Start,End,ElapsedRaw,AllocTRES,ReqTRES"
-    answer = stage.run("sacct", "-aDXnP", "-S", "now-1days", "-o", columns)
-    within(1, lambda: False)
-    return sorted(line for line in answer.out.splitlines() if line.split("|")[1].startswith("hpo-"))
-
-
-def _life(line: str) -> Life | None:
-    task, name, state, start, end, seconds, allocated, requested = line.split("|")
-    if {"None", "Unknown"} & {start, end}:
-        return None
-    # Slurm 22.05 forgets the GPUs of some tasks that it starts after its controller was restarted.
-    granted = dict(word.split("=") for word in f"{requested},{allocated}".split(",") if word)
-    return Life(
-        task=task,
-        name=name,
-        state=state,
-        begun=datetime.fromisoformat(start).timestamp(),
-        seconds=float(seconds),
-        gpus=int(granted.get("gres/gpu", 0)),
-    )
-
-
-def forgotten(stage: Stage, lives: Sequence[Life]) -> list[Life]:
-    """Lives that workers tell of and accounting does not: a killed controller takes them along."""
-    spans: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for (text,) in stage.rows("select record from hpoctl_workers order by life"):
-        record = json.loads(str(text))
-        spans.setdefault((record["task"], record.get("restarts", 0)), []).append(record)
-    told = [
-        Life(
-            task=task,
-            name="",
-            state="FORGOTTEN",
-            begun=(begun := records[0].get("allocated_at") or records[0]["started_at"]),
-            seconds=(records[-1]["ended_at"] or records[-1]["seen_at"]) - begun,
-            gpus=int(records[0]["gpus"]),
-        )
-        for (task, _), records in spans.items()
-    ]
-    return [life for life in told if not any(life.overlaps(known) for known in lives)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
-    """GPU-hours in hpoctl's eyes and in Slurm's, and of lives that only the workers know."""
-
-    hpoctl: float
-    sacct: float
-    forgotten: float
-
-    @property
-    def error(self) -> float:
-        """By which hpoctl differs from what is known, as a share."""
-        known = self.sacct + self.forgotten
-        return abs(self.hpoctl - known) / known if known else 0.0
-
-
-def hours(lives: Sequence[Life]) -> float:
-    """GPU-hours."""
-    return sum(life.seconds * life.gpus for life in lives) / 3600
 
 
 def study_sums(trials: Sequence[Trial], executions: Sequence[Execution]) -> dict[str, object]:
@@ -246,7 +144,7 @@ def violations(sums: dict[str, object], ledger: Ledger, trials: int) -> list[str
     for name in ("lost", "doubled", "failed_by_loss", "failed_by_kill", "failed_otherwise"):
         if sums[name]:
             wrong.append(f"{name}: {sums[name]}")
-    if ledger.error > _LEDGER:
+    if ledger.error > LIMIT:
         wrong.append(
             f"the ledger says {ledger.hpoctl:.4f} GPU-hours, sacct {ledger.sacct:.4f} and forgets"
             f" {ledger.forgotten:.4f}: {ledger.error:.1%} apart"

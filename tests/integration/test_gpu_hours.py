@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +148,87 @@ def test_what_a_worker_finishes_after_slurm_ended_its_task_is_not_in_its_own_sum
     sweep.ask("status", "a-study", "--repair")
     total = sweep.status()["gpu_hours"]
     assert total["allocated"] == pytest.approx(charged(slurm, arrays), rel=0.01)
+
+
+@pytest.fixture
+def grace(slurm: Slurm) -> Iterator[float]:
+    """Seconds that a job may go on for when it is preempted."""
+    seconds = 9
+    change = ("sacctmgr", "-i", "modify", "qos", "normal", "set")
+    slurm.ask(*change, f"GraceTime={seconds}")
+    yield float(seconds)
+    slurm.ask(*change, "GraceTime=0")
+
+
+def test_the_grace_before_a_preemption_is_worked_in_and_charged_and_counted(
+    make_sweep: MakeSweep, grace: float
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **QUICK,
+        workers=1,
+        budget={"trials": 100},
+        objective_args={"seconds": 1, "steps": 1},
+        resources={**GPUS, "gpus": 1},
+    )
+    (array,) = arrays = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: any(w.trials for w in sweep.summary().workers), 60, "a trial has ended")
+    by_preemption(slurm, f"{array}_0")
+    preempted_at = time.time()
+    first = sweep.summary().workers[0].id
+    wait_for(lambda: _life(sweep, first).ended_at is not None, 60, "the worker left")
+    slurm.ask("scancel", f"{array}_0")  # where it was queued again
+    wait_for(lambda: _first_life(slurm, arrays)[0] == "PREEMPTED", 60, "accounting knows the end")
+    worker, (_, charged_s) = _life(sweep, first), _first_life(slurm, arrays)
+    assert (worker.told_at or 0) > preempted_at + grace - 1, "Slurm told it at the grace's end"
+    own_s = hours.spent([worker], time.time(), 0.0) * 3600
+    assert own_s == pytest.approx(charged_s, abs=2.2)  # accounting knows whole seconds
+
+
+def test_the_ledger_agrees_with_accounting_where_a_killed_slurmctld_forgot_an_end(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    """The task runs on in its eyes, and accounting moves an end that it had already."""
+    sweep = make_sweep(
+        "postgresql",
+        **QUICK,
+        workers=1,
+        budget={"trials": 100},
+        objective_args={"seconds": 1, "steps": 1},
+        resources={**GPUS, "gpus": 1},
+    )
+    (array,) = arrays = sweep.submit()
+    slurm = sweep.slurm
+    assert slurm is not None
+    wait_for(lambda: any(w.trials for w in sweep.summary().workers), 60, "a trial has ended")
+    _keep_state(slurm, f"{array}_0", tmp_path / "state")
+    slurm.ask("scancel", f"{array}_0")
+    await_accounted(slurm, arrays, lives=1)
+    first_end = charged(slurm, arrays)
+    assert _allocated(sweep) == pytest.approx(first_end)
+
+    os.kill(int((slurm.folder / "run/slurmctld.pid").read_text()), signal.SIGKILL)
+    shutil.copytree(tmp_path / "state", slurm.folder / "state", dirs_exist_ok=True)
+    slurm.restart("slurmctld")
+    slurm.ask("scancel", f"{array}_0")  # unless it was missed on its node by now
+    wait_for(lambda: charged(slurm, arrays) > first_end, 60, "accounting moved the end")
+    wait_for(lambda: _allocated(sweep) == pytest.approx(charged(slurm, arrays)), 20, "told anew")
+
+
+def _keep_state(slurm: Slurm, task: str, folder: Path) -> None:
+    """A copy of what slurmctld would know of a running task after its machine went down."""
+    changed_at = time.time()
+    slurm.ask("scontrol", "update", f"JobId={task}", "Comment=kept")
+    file = slurm.folder / "state" / "job_state"
+    wait_for(lambda: file.exists() and file.stat().st_mtime > changed_at, 60, "the state is saved")
+    shutil.copytree(slurm.folder / "state", folder)
+
+
+def _allocated(sweep: Sweep) -> float:
+    allocated: float = sweep.ask_json("status", "a-study", "--repair")["gpu_hours"]["allocated"]
+    return allocated
 
 
 def _life(sweep: Sweep, id_: WorkerId) -> WorkerRecord:

@@ -14,7 +14,7 @@ from hpoctl.errors import BatchSystemError
 from hpoctl.record import Charge, TaskState
 from hpoctl.rundir import RunDir
 
-_COLUMNS = ("JobID", "Submit", "Start", "End", "State", "ElapsedRaw", "AllocTRES")
+_COLUMNS = ("JobID", "Submit", "Start", "End", "State", "ElapsedRaw", "AllocTRES", "ReqTRES")
 
 
 def charges(
@@ -73,7 +73,7 @@ def parse(text: str) -> list[tuple[float, Charge]]:
         cells = line.split("|")
         if len(cells) != len(_COLUMNS):
             continue
-        task, submit, start, end, state, elapsed, tres = cells
+        task, submit, start, end, state, elapsed, granted, requested = cells
         started_at = moment(start)
         if started_at is None or not task.partition("_")[2].isdigit():  # 12_[4-7%4] waits
             continue
@@ -83,7 +83,8 @@ def parse(text: str) -> list[tuple[float, Charge]]:
             started_at=started_at,
             ended_at=moment(end),
             elapsed_s=float(elapsed) if elapsed.isdigit() else 0.0,
-            gpus=gpus(tres),
+            # Slurm 22.05 leaves out the GPUs of what it starts after its controller was restarted.
+            gpus=gpus(requested) if (known := gpus(granted)) is None else known,
         )
         found.append((moment(submit) or 0.0, charge))
     return sorted(found, key=lambda life: (life[1].started_at, life[1].task))

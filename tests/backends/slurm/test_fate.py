@@ -100,26 +100,35 @@ def test_a_task_that_squeue_does_not_list_is_forgotten_and_not_gone() -> None:
     assert fate.by_queue([worker()], []) == {WorkerId("7_0", 1): Fate.FORGOTTEN}
 
 
-# sacct -nPXD -o JobID,Submit,Start,End,State,ElapsedRaw,AllocTRES, of 22.05 but for the node's name
+# sacct -nPXD -o JobID,Submit,Start,End,State,ElapsedRaw,AllocTRES,ReqTRES, of 22.05, shortened
 SACCT = """\
-7_0|1000|1000|1020|FAILED|20|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
-7_1|1000|1000|1004|REQUEUED|4|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
-7_2|1000|1004|Unknown|RUNNING|17|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
-7_1|1004|Unknown|Unknown|PENDING|0|
-7_[3-9%2]|1000|Unknown|Unknown|PENDING|0|
-7_10|1000|2000|2005|CANCELLED by 1000|5|billing=2,cpu=1,gres/gpu=2,mem=100M,node=1
+7_0|1000|1000|1020|FAILED|20|cpu=1,gres/gpu=2,node=1|cpu=1,gres/gpu=2,node=1
+7_1|1000|1000|1004|REQUEUED|4|cpu=1,gres/gpu=2,node=1|cpu=1,gres/gpu=2,node=1
+7_2|1000|1004|Unknown|RUNNING|17|cpu=1,gres/gpu=2,node=1|cpu=1,gres/gpu=2,node=1
+7_1|1004|Unknown|Unknown|PENDING|0||cpu=1,gres/gpu=2,node=1
+7_[3-9%2]|1000|Unknown|Unknown|PENDING|0||cpu=1,gres/gpu=2,node=1
+7_10|1000|2000|2005|CANCELLED by 1000|5|cpu=1,gres/gpu=2,node=1|cpu=1,gres/gpu=2,node=1
 """
 
 
 def test_a_job_that_was_cancelled_before_it_began_has_cost_nothing() -> None:
     # as later releases write it, in times without SLURM_TIME_FORMAT too
     text = (
-        "8_0|2026-09-05T18:23:23|None|2026-09-06T12:59:09|CANCELLED by 30154|0|\n"
-        "8_1|2026-09-05T18:23:23|2026-09-05T18:23:24|2026-09-05T18:23:34|OUT_OF_MEMORY|10|gres/gpu=1\n"
+        "8_0|2026-09-05T18:23:23|None|2026-09-06T12:59:09|CANCELLED by 30154|0||gres/gpu=1\n"
+        "8_1|2026-09-05T18:23:23|2026-09-05T18:23:24|2026-09-05T18:23:34|OUT_OF_MEMORY|10|gres/gpu=1|\n"
     )
     ((_, charge),) = accounting.parse(text)
     assert (charge.task, charge.elapsed_s, charge.gpus) == ("8_1", 10.0, 1)
     assert charge.ended_at == charge.started_at + 10
+
+
+def test_the_gpus_that_a_restarted_controller_forgot_are_those_that_were_asked_for() -> None:
+    lines = {
+        "12_0|1|1000|1001|CANCELLED|1|billing=2,cpu=8|billing=3,cpu=8,gres/gpu=2": 2,
+        "12_0|1|1000|1001|CANCELLED|1|billing=2,cpu=8,gres/gpu=4|billing=3,cpu=8,gres/gpu=2": 4,
+        "12_0|1|1000|1001|CANCELLED|1|billing=2,cpu=8|billing=3,cpu=8": None,
+    }
+    assert [accounting.parse(line)[0][1].gpus for line in lines] == [*lines.values()]
 
 
 def fate_by_accounting(who: WorkerRecord) -> Fate:

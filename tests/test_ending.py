@@ -256,3 +256,72 @@ def test_a_program_is_told_to_save_itself_and_goes_on_later(tmp_path: Path) -> N
     place.work(HPOCTL_TASK="7_1", HPOCTL_WALLTIME_S="30")
     assert [record.values for record in place.records()] == [(6.0,)]
     assert [*place.run_dir.spool.iterdir()] == []
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it and its children have started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return [pid]
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 100",
+        "trap 'exit 3' TERM; sleep 100 & wait",
+        "trap 'exit 0' TERM; echo '{\"value\": 1, \"step\": 1}'; sleep 100 & wait",
+        "setsid sleep 100; echo '{\"value\": 1}'",
+    ],
+    ids=["dies", "fails", "leaves-with-a-report", "goes-on-without-its-program"],
+)
+def test_a_program_that_slurm_takes_away_has_neither_failed_nor_given_a_result(
+    tmp_path: Path, script: str
+) -> None:
+    (tmp_path / "program.sh").write_text(f"touch started\n{script}\n")
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until((tmp_path / "started").exists)
+        wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
+        spared = ("bash",) if script.startswith("setsid") else ()
+        for pid in family(worker.pid):  # as Slurm does, not the worker alone
+            if name_of(pid) not in spared:
+                os.kill(pid, signal.SIGTERM)
+        printed, _ = worker.communicate(timeout=60)
+    assert "trial 0 given back, preempted" in printed
+    assert place.counts() == {TrialState.WAITING: 1}
+
+
+def test_a_result_from_before_the_sigterm_is_taken(tmp_path: Path) -> None:
+    script = "trap 'exit 0' TERM; echo '{\"value\": 1}'; touch started; sleep 100 & wait"
+    (tmp_path / "program.sh").write_text(script)
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
+        wait_until(lambda: [*place.run_dir.trials.glob("*/log.txt")])
+        wait_until(lambda: "value" in next(place.run_dir.trials.glob("*/log.txt")).read_text())
+        for pid in family(worker.pid):
+            os.kill(pid, signal.SIGTERM)
+        printed, _ = worker.communicate(timeout=60)
+    assert "trial 0 complete 1" in printed
+
+
+def test_a_script_that_ends_its_own_group_has_given_its_result(tmp_path: Path) -> None:
+    (tmp_path / "program.sh").write_text("trap 'kill 0' EXIT; trap '' TERM; echo '{\"value\": 1}'")
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    assert "trial 0 complete 1" in place.work(HPOCTL_TASK="7_0")
+
+
+def name_of(pid: int) -> str:
+    """A process's name, '' for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def is_sleep(pid: int) -> bool:
+    """Whether the program of the trial has come to its long part."""
+    return name_of(pid) == "sleep"

@@ -36,8 +36,18 @@ class Told:
         self._metrics = metrics
         self._result: dict[str, float] = {}
         self._reported: dict[str, float] = {}
+        self._before: dict[str, float] | None = None
         self._lock = threading.Lock()
         self._reports, self._looks = _Agreed(), _Agreed()
+
+    def sigterm(self) -> None:
+        """Notes what the result is when SIGTERM comes; a signal's handler, so it takes no lock."""
+        self._before = dict(self._result)
+
+    @property
+    def came_too_late(self) -> bool:
+        """Whether SIGTERM came before the whole result: a script may go on without its program."""
+        return self._before is not None and not set(self._metrics) <= set(self._before)
 
     def answer(self) -> str:
         """What the program should do next."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def objective(trial):
 """
 HANGS = """
 import time
+from contextlib import suppress
 from pathlib import Path
 def objective(trial):
     Path(f"started-{trial.number}-{trial.attempt}").touch()
@@ -267,6 +270,20 @@ def family(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in family(int(child)))]
 
 
+def take_away(worker: int, *, but: str = "") -> None:
+    """SIGTERM to all processes of a job, as Slurm sends it, the last ones first."""
+    for pid in reversed(family(worker)):
+        if name_of(pid) != but:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            wait_until(functools.partial(has_heard, pid))
+
+
+def has_heard(pid: int) -> bool:
+    """Whether a process that no signal can hold up has ended."""
+    return not is_sleep(pid)
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -274,8 +291,9 @@ def family(pid: int) -> list[int]:
         "trap 'exit 3' TERM; sleep 100 & wait",
         "trap 'exit 0' TERM; echo '{\"value\": 1, \"step\": 1}'; sleep 100 & wait",
         "setsid sleep 100; echo '{\"value\": 1}'",
+        "sleep 100; echo '{\"value\": 1}'",
     ],
-    ids=["dies", "fails", "leaves-with-a-report", "goes-on-without-its-program"],
+    ids=["dies", "fails", "leaves-with-a-report", "spared", "goes-on-without-its-program"],
 )
 def test_a_program_that_slurm_takes_away_has_neither_failed_nor_given_a_result(
     tmp_path: Path, script: str
@@ -285,25 +303,21 @@ def test_a_program_that_slurm_takes_away_has_neither_failed_nor_given_a_result(
     with place.start(HPOCTL_TASK="7_0") as worker:
         wait_until((tmp_path / "started").exists)
         wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
-        spared = ("bash",) if script.startswith("setsid") else ()
-        for pid in family(worker.pid):  # as Slurm does, not the worker alone
-            if name_of(pid) not in spared:
-                os.kill(pid, signal.SIGTERM)
+        spared = "bash" if script.startswith("setsid") else ""
+        take_away(worker.pid, but=spared)
         printed, _ = worker.communicate(timeout=60)
     assert "trial 0 given back, preempted" in printed
     assert place.counts() == {TrialState.WAITING: 1}
 
 
 def test_a_result_from_before_the_sigterm_is_taken(tmp_path: Path) -> None:
-    script = "trap 'exit 0' TERM; echo '{\"value\": 1}'; touch started; sleep 100 & wait"
+    script = "trap 'exit 0' TERM; echo '{\"value\": 1}'; sleep 1.5; touch started; sleep 100 & wait"
     (tmp_path / "program.sh").write_text(script)
     place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
     with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until((tmp_path / "started").exists)
         wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
-        wait_until(lambda: [*place.run_dir.trials.glob("*/log.txt")])
-        wait_until(lambda: "value" in next(place.run_dir.trials.glob("*/log.txt")).read_text())
-        for pid in family(worker.pid):
-            os.kill(pid, signal.SIGTERM)
+        take_away(worker.pid)
         printed, _ = worker.communicate(timeout=60)
     assert "trial 0 complete 1" in printed
 

@@ -136,6 +136,24 @@ def _gpus(ask: Demand, node: Nodes) -> int:
     return sum(n for kind, n in node.gpus.items() if kind == ask.gpu_type)
 
 
+def places(ask: Demand, limits: Limits) -> float:
+    """How many such workers the nodes there hold at once; infinite where no node is known."""
+    there = [node for node in limits.nodes if node.partition in ask.partitions]
+    if not there:
+        return math.inf
+    usable = [node for node in there if not node.state.startswith(("down", "drain", "fail"))]
+    return sum(node.count * _workers_on(ask, node) for node in usable)
+
+
+def _workers_on(ask: Demand, node: Nodes) -> int:
+    bounds = [node.cpus // max(1, ask.cpus)]
+    if ask.gpus:
+        bounds.append(_gpus(ask, node) // ask.gpus)
+    if ask.mem_mb:
+        bounds.append(int(node.mem_mb // ask.mem_mb))
+    return min(bounds)
+
+
 def _walltime_problems(ask: Demand, offer: str | None, limits: Limits) -> Iterator[str]:
     found = walltime_caps(limits, ask, offer)
     if found and ask.minutes > (least := min(found, key=lambda cap: cap.value)).value:
@@ -307,10 +325,15 @@ def _waits(
         text = f"of {workers:,} workers {int(cap.value // cost):,} run at once: {allowance(cap)}"
         if cap.measure is Measure.MINUTES:
             text += f", one asks for {_number(cost)}"
-            if shorter := int(cap.value / (workers * has[cap.resource])):
-                text += f"; with time: {span(shorter)} all run at once"
+            held = max(1, min(workers, places(ask, limits)))
+            if shorter := int(cap.value / (held * has[cap.resource])):
+                text += f"; with time: {span(shorter)} {_all(workers, held)} run at once"
         yield text
         return  # the tightest says enough
+
+
+def _all(workers: int, held: float) -> str:
+    return "all" if held == workers else f"{held:,}, which is all that the nodes hold,"
 
 
 def at_once(plan: Plan) -> int:

@@ -138,11 +138,13 @@ def trials_per_walltime(sweep: Sweep, estimate: Estimate) -> int:
     A trial that saves itself may take several: it counts as one.
     """
     fitting = (sweep.resources.time - estimate.startup) // estimate.trial
-    if fitting < 1 and sweep.checkpoints and estimate.startup < sweep.resources.time / 2:
+    starts = estimate.startup < sweep.resources.time / 2
+    if fitting < 1 and sweep.checkpoints and starts:
         return 1
     if fitting < 1:
+        saves = ", or say 'checkpoints: true' if trials save themselves" if starts else ""
         raise ConfigError(
             f"resources.time is {sweep.resources.time}, too short for a start of"
-            f" {estimate.startup} and one trial of {estimate.trial}: ask for more time"
+            f" {estimate.startup} and one trial of {estimate.trial}: ask for more time{saves}"
         )
     return fitting

@@ -152,8 +152,9 @@ class Relay:
 
     def _result(self, last: Mapping[str, Any]) -> Result:
         cause, said = self._ended or self._death()
-        if self.ending.told is signal.SIGTERM and last.get("cause", cause) is Cause.ERROR:
-            cause, last = Cause.PREEMPTED, {**last, "cause": Cause.PREEMPTED}
+        cause = Cause(last.get("cause", cause))
+        if self.ending.told is signal.SIGTERM and cause is Cause.ERROR:
+            cause = Cause.PREEMPTED  # Slurm's SIGTERM reaches all that the trial has started
         failed = Result(
             number=self.claim.number,
             trial_id=self.claim.trial_id,
@@ -162,7 +163,7 @@ class Relay:
             at=time.time(),
             outcome=Outcome.FAILED,
             error=last.get("error", said),
-            cause=Cause(last.get("cause", cause)),
+            cause=cause,
             attrs=last.get("extras", self._used() if cause is Cause.HOST_OOM else {}),
             reports=tuple(self._unsaid),
         )

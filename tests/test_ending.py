@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def objective(trial):
 """
 HANGS = """
 import time
+from contextlib import suppress
 from pathlib import Path
 def objective(trial):
     Path(f"started-{trial.number}-{trial.attempt}").touch()
@@ -256,3 +259,83 @@ def test_a_program_is_told_to_save_itself_and_goes_on_later(tmp_path: Path) -> N
     place.work(HPOCTL_TASK="7_1", HPOCTL_WALLTIME_S="30")
     assert [record.values for record in place.records()] == [(6.0,)]
     assert [*place.run_dir.spool.iterdir()] == []
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it and its children have started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return [pid]
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def take_away(worker: int, *, but: str = "") -> None:
+    """SIGTERM to all processes of a job, as Slurm sends it, the last ones first."""
+    for pid in reversed(family(worker)):
+        if name_of(pid) != but:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            wait_until(functools.partial(has_heard, pid))
+
+
+def has_heard(pid: int) -> bool:
+    """Whether a process that no signal can hold up has ended."""
+    return not is_sleep(pid)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 100",
+        "trap 'exit 3' TERM; sleep 100 & wait",
+        "trap 'exit 0' TERM; echo '{\"value\": 1, \"step\": 1}'; sleep 100 & wait",
+        "setsid sleep 100; echo '{\"value\": 1}'",
+        "sleep 100; echo '{\"value\": 1}'",
+    ],
+    ids=["dies", "fails", "leaves-with-a-report", "spared", "goes-on-without-its-program"],
+)
+def test_a_program_that_slurm_takes_away_has_neither_failed_nor_given_a_result(
+    tmp_path: Path, script: str
+) -> None:
+    (tmp_path / "program.sh").write_text(f"touch started\n{script}\n")
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until((tmp_path / "started").exists)
+        wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
+        spared = "bash" if script.startswith("setsid") else ""
+        take_away(worker.pid, but=spared)
+        printed, _ = worker.communicate(timeout=60)
+    assert "trial 0 given back, preempted" in printed
+    assert place.counts() == {TrialState.WAITING: 1}
+
+
+def test_a_result_from_before_the_sigterm_is_taken(tmp_path: Path) -> None:
+    script = "trap 'exit 0' TERM; echo '{\"value\": 1}'; sleep 1.5; touch started; sleep 100 & wait"
+    (tmp_path / "program.sh").write_text(script)
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    with place.start(HPOCTL_TASK="7_0") as worker:
+        wait_until((tmp_path / "started").exists)
+        wait_until(lambda: any(is_sleep(pid) for pid in family(worker.pid)))
+        take_away(worker.pid)
+        printed, _ = worker.communicate(timeout=60)
+    assert "trial 0 complete 1" in printed
+
+
+def test_a_script_that_ends_its_own_group_has_given_its_result(tmp_path: Path) -> None:
+    (tmp_path / "program.sh").write_text("trap 'kill 0' EXIT; trap '' TERM; echo '{\"value\": 1}'")
+    place = open_workplace(tmp_path, "", ONE, runs="command: [bash, program.sh]")
+    assert "trial 0 complete 1" in place.work(HPOCTL_TASK="7_0")
+
+
+def name_of(pid: int) -> str:
+    """A process's name, '' for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def is_sleep(pid: int) -> bool:
+    """Whether the program of the trial has come to its long part."""
+    return name_of(pid) == "sleep"

@@ -227,7 +227,8 @@ def fitted(
 
 
 def test_what_starts_but_not_all_at_once_is_a_note_with_the_time_that_would_do() -> None:
-    (note,) = fitted(with_account(MINUTES), JobArray(name="w", tasks=20), gpus=1, time="2h").notes
+    large = replace(with_account(MINUTES), nodes=(replace(SITE.nodes[0], count=5),))
+    (note,) = fitted(large, JobArray(name="w", tasks=20), gpus=1, time="2h").notes
     assert note == (
         "of 20 workers 5 run at once: account lab may have 600 GPU-minutes running"
         " (GrpTRESRunMins), one asks for 120; with time: 30m all run at once"
@@ -235,6 +236,11 @@ def test_what_starts_but_not_all_at_once_is_a_note_with_the_time_that_would_do()
     assert (
         fitted(with_account(MINUTES), JobArray(name="w", tasks=20), gpus=1, time="30m").notes == ()
     )
+
+
+def test_a_note_promises_no_more_than_the_nodes_hold() -> None:
+    (note,) = fitted(with_account(MINUTES), JobArray(name="w", tasks=20), gpus=1, time="2h").notes
+    assert note.endswith("with time: 1h 10, which is all that the nodes hold, run at once")
 
 
 def test_the_tightest_of_several_limits_is_noted() -> None:

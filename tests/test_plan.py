@@ -117,5 +117,5 @@ def test_an_allocation_too_short_for_one_trial_is_refused() -> None:
         trials_per_walltime(sweep(resources={"time": "1h"}), HOURLY)
     assert str(refused.value) == (
         "resources.time is 1:00:00, too short for a start of 0:15:00 and one trial of 1:00:00:"
-        " ask for more time"
+        " ask for more time, or say 'checkpoints: true' if trials save themselves"
     )

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ SAVED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 _LOOK_S = 0.2  # between two looks whether the trial shall save itself
 _TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
 _LAST_WORDS = 200  # characters
+_ASKED_S = 2.0  # the worker gets Slurm's SIGTERM with its trial, and asks the trial at once
+_TOO_LATE = "{0} and what it runs were sent SIGTERM: what it gave after that is not taken"
 _PRUNED_GRACE_S = 10.0  # for a pruned program to end by itself, and again from SIGTERM to SIGKILL
 
 
@@ -45,6 +48,7 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
         begin = log.stat().st_size if log.exists() else 0
         argv = fill_all(command, {**values, **_own(trial)})
         with (
+            _heeding_sigterm(told),
             listening(told) as address,
             _asking(trial, address.with_name("checkpoint")),
             subprocess.Popen(
@@ -67,6 +71,8 @@ def runner(command: Sequence[str], metrics: Sequence[str]) -> Objective:
             raise told.end
         if program.returncode:
             raise _failure(argv[0], program.returncode, _printed(log, begin), kills)
+        if told.came_too_late and _is_asked(trial):
+            raise TrialFailed(_TOO_LATE.format(argv[0]), Cause.PREEMPTED)
         return told.outcome()
 
     return objective
@@ -113,6 +119,24 @@ def _end_if_pruned(program: subprocess.Popen[str], told: Told) -> None:
             program.wait(_PRUNED_GRACE_S)
         except subprocess.TimeoutExpired:
             end()
+
+
+@contextmanager
+def _heeding_sigterm(told: Told) -> Iterator[None]:
+    """Lets `told` know when this process is sent SIGTERM: with it all others of a Slurm job are."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.sigterm())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_asked(trial: Trial) -> bool:
+    """Whether the trial shall save itself; a script that kills its own group was told by nobody."""
+    deadline = time.monotonic() + _ASKED_S
+    while not trial.should_checkpoint() and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return trial.should_checkpoint()
 
 
 @contextmanager

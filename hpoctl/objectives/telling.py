@@ -10,6 +10,7 @@ import json
 import socketserver
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ _ENDS: Mapping[str, type[Pruned] | type[Checkpointed] | type[Infeasible]] = {
     "Checkpointed": Checkpointed,
     "Infeasible": Infeasible,
 }
+_AT_ONCE_S = 1.0  # within which all processes of a job get a SIGTERM
 _KEPT = 1000  # answers: so far behind rank 0 no rank is that trains with it
 
 
@@ -36,8 +38,23 @@ class Told:
         self._metrics = metrics
         self._result: dict[str, float] = {}
         self._reported: dict[str, float] = {}
+        self._before: dict[str, float] | None = None
+        self._result_at = 0.0
         self._lock = threading.Lock()
         self._reports, self._looks = _Agreed(), _Agreed()
+
+    def sigterm(self) -> None:
+        """Notes what the result is when SIGTERM comes; a signal's handler, so it takes no lock.
+
+        Slurm's may reach a script's program before the script, and that before this process.
+        """
+        just_now = time.monotonic() - self._result_at < _AT_ONCE_S
+        self._before = {} if just_now else dict(self._result)
+
+    @property
+    def came_too_late(self) -> bool:
+        """Whether SIGTERM came before the whole result: a script may go on without its program."""
+        return self._before is not None and not set(self._metrics) <= set(self._before)
 
     def answer(self) -> str:
         """What the program should do next."""
@@ -59,6 +76,7 @@ class Told:
         }
         with self._lock:
             if "step" not in said:
+                self._result_at = time.monotonic()
                 self._result.update(values)
                 return self.over.is_set()
             self._reported.update(values)

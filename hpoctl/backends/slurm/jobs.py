@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from hpoctl.backends.slurm import site
 from hpoctl.backends.slurm.ask import ask
@@ -92,7 +93,14 @@ def _job(row: Sequence[str]) -> Job:
         partition=partition,
         minutes=minutes,
         minutes_left=minutes if state == "PENDING" else site.minutes(rest) or 0,
-        start=None if start in ("N/A", "") else start,
+        start=_moment(start),
         needs=site.amounts(tres),
         reason=reason.rstrip("|"),
     )
+
+
+def _moment(text: str) -> str | None:
+    """`2026-11-21T23:31:22`, here, of seconds since 1970; or as squeue says it otherwise."""
+    if text.isdigit():
+        return datetime.fromtimestamp(int(text)).isoformat()
+    return None if text in ("N/A", "") else text

@@ -16,7 +16,7 @@ from hpoctl.backends.slurm import jobs as queue
 from hpoctl.backends.slurm import kept
 from hpoctl.backends.slurm.jobs import Job
 from hpoctl.delay import Change, Delay
-from hpoctl.fit import allowance, span, unit
+from hpoctl.fit import allowance, places, span, unit
 from hpoctl.limits import Cap, Demand, Limits, Measure, caps, partition_named, walltime_caps
 
 _PAGE = "https://slurm.schedmd.com/job_reason_codes.html"
@@ -126,7 +126,7 @@ def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
     if reason.startswith("PartitionTimeLimit") or "WallDuration" in reason:
         return _too_long(waiting, limits)
     if (cap := _cap_of(waiting, limits, used)) is not None:
-        return _held_by(cap, waiting, used(cap) if cap.shared else ())
+        return _held_by(cap, waiting, used(cap) if cap.shared else (), limits)
     if reason in _PLAIN:
         return _busy(waiting, limits)
     for known, text in _HELD.items():
@@ -210,7 +210,7 @@ def _too_long(waiting: _Waiting, limits: Limits) -> _Words:
     return text, True, (change,)
 
 
-def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job]) -> _Words:
+def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits) -> _Words:
     """What a limit leaves, and what fits into it."""
     job, own = waiting.one, set(_own_arrays(waiting))
     cost, taken = cap.cost(job.needs, job.minutes), _taken(cap, counted)
@@ -227,7 +227,9 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job]) -> _Words:
     if ours and taken > ours:
         text += f" ({ours:,.10g} by this study)"
     if cap.measure is Measure.MINUTES:
-        return text, False, tuple(_shorter(cap, waiting, cap.value - taken, taken - ours))
+        free = cap.value - taken
+        held = places(_demand(job), limits)
+        return text, False, tuple(_shorter(cap, waiting, free, free + ours, held))
     return text, False, tuple(_smaller(cap, waiting, (cap.value - taken) / waiting.tasks))
 
 
@@ -249,21 +251,28 @@ def _amount(amount: float, cap: Cap) -> str:
     return f"{amount:,.10g} {word}"
 
 
-def _shorter(cap: Cap, waiting: _Waiting, room: float, others: float) -> Iterator[Change]:
-    """Walltimes with which all start: beside what runs now, or in place of it."""
-    each = waiting.one.needs[cap.resource]
-    now = math.floor(room / (waiting.tasks * each))
-    if now >= 1:
+def _shorter(
+    cap: Cap, waiting: _Waiting, free: float, without_ours: float, held: float
+) -> Iterator[Change]:
+    """What lets all start, or as many as the nodes hold: beside what runs now, or in its place."""
+    job, running = waiting.one, len(waiting.own_running)
+    each, together = job.needs[cap.resource], waiting.tasks + running
+    now = math.floor(free / (waiting.tasks * each))
+    if now >= 1 and waiting.tasks + running <= held:
         time = span(now).replace(" ", "")
         effect = f"with --time {time} all {waiting.tasks} start now"
         yield Change(effect=effect, flags=_instead(waiting, "--time", time))
-    together = waiting.tasks + len(waiting.own_running)
-    then = math.floor((cap.value - others) / (together * each))
-    if waiting.own_running and then > now:
+    left = "when those of the study that run have left"
+    if running and waiting.tasks * each * job.minutes <= without_ours:
+        yield Change(effect=f"all {waiting.tasks} start {left}", drain=True)
+        return
+    many = int(max(1, min(together, held)))
+    then = math.floor(without_ours / (many * each))
+    if running and then > now:
         time = span(then).replace(" ", "")
-        effect = f"with --time {time} all {together} run at once, when those that run have left"
-        flags = _instead(waiting, "--time", time, tasks=together)
-        yield Change(effect=effect, flags=flags, drain=True)
+        all_ = f"all {many}" if many == together else f"{many}, which is all that the nodes hold,"
+        effect = f"with --time {time} {all_} run at once, {left}"
+        yield Change(effect=effect, flags=_instead(waiting, "--time", time, tasks=many), drain=True)
 
 
 def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:

@@ -63,7 +63,7 @@ def site(*caps: Cap) -> Limits:
         enforced=frozenset({"limits"}),
         partitions=(Partition(name="gpu", max_minutes=1440), Partition(name="spare")),
         nodes=(
-            Nodes(partition="gpu", count=2, cpus=16, mem_mb=1, gpus={"a100": 4}, state="mixed"),
+            Nodes(partition="gpu", count=8, cpus=16, mem_mb=200_000, gpus={"a100": 4}, state="mixed"),
             Nodes(partition="spare", count=3, cpus=16, mem_mb=1, gpus={"t4": 2}, state="idle"),
         ),
         associations=(Association(account="sub", qos=("normal",)),),
@@ -95,9 +95,31 @@ def test_running_minutes_of_an_account_name_the_walltime_with_which_all_run() ->
         " running (GrpTRESRunMins), and 600 are taken"
     )
     (change,) = delay.changes
-    assert change.effect == "with --time 30m all 20 run at once, when those that run have left"
+    assert (
+        change.effect
+        == "with --time 30m all 20 run at once, when those of the study that run have left"
+    )
     assert change.flags == ("-n", "20", "--time", "30m", "--instead")
     assert change.drain
+
+
+def test_no_more_is_promised_than_the_nodes_hold() -> None:
+    here = site(RUN_MINUTES)
+    two = replace(here, nodes=(replace(here.nodes[0], count=2),))
+    (change,) = explain("AssocGrpGRESRunMinutes", two).changes
+    assert change.flags == ("-n", "8", "--time", "1h15m", "--instead")
+    assert "8, which is all that the nodes hold, run at once" in change.effect
+
+
+def test_what_starts_in_place_of_the_studys_own_needs_no_other_walltime() -> None:
+    (change,) = explain("AssocGrpGRESRunMinutes", site(RUN_MINUTES), waiting=5).changes
+    assert change.effect == "all 5 start when those of the study that run have left"
+    assert (change.flags, change.drain) == ((), True)
+
+
+def test_the_start_that_slurm_expects_is_a_moment_in_words() -> None:
+    (told,) = jobs.parse(QUEUE.splitlines()[0].replace("N/A", "1000086400"))
+    assert str(told.start).startswith("2001-09-1")
 
 
 def test_what_others_of_the_account_use_leaves_less() -> None:
@@ -175,7 +197,7 @@ def test_a_walltime_over_the_partitions_never_starts_but_its_longest_does() -> N
 
 def test_busy_nodes_are_counted_and_a_partition_with_idle_ones_is_named() -> None:
     delay = explain("Resources", site())
-    assert delay.text == "the nodes that these need are busy (nodes of partition gpu: 2 mixed)"
+    assert delay.text == "the nodes that these need are busy (nodes of partition gpu: 8 mixed)"
     assert delay.changes[0].flags == ("-n", "15", "--partition", "spare", "--instead")
 
 

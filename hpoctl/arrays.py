@@ -17,7 +17,7 @@ from hpoctl.backends import local, slurm
 from hpoctl.errors import BatchSystemError
 from hpoctl.record import TaskState
 from hpoctl.rundir import Run, RunDir, Submission
-from hpoctl.study.lock import FileLock, LockLost
+from hpoctl.study.lock import FileLock, Hold, LockLost
 from hpoctl.words import BackendName
 
 if TYPE_CHECKING:
@@ -79,32 +79,63 @@ def hand_over(
     one array only that may be there and not in the ledger: the next one. Gives those accepted now
     or before. Raises BatchSystemError.
     """
-    backend, names = BACKENDS[name], {array.name for array in arrays}
     with _lock(run_dir).held() as hold:
-        accepted = {submission.array: submission for submission in run_dir.submissions()}
-        room = backend.room(caps)
-        for array in [array for array in arrays if array.name not in accepted]:
-            if room is not None and room < array.tasks:
-                break
-            script = run_dir.script(array.name)
-            id_ = backend.find(script) if resumed else None
-            resumed = False
-            hold.check()
-            after = [accepted[earlier].id for earlier in array.after]
-            submission = Submission(
-                array=array.name,
-                id=id_ or backend.submit(script, array, sweep, run_dir, after),
-                tasks=array.tasks,
-                backend=name,
-                at=time.time(),
-                at_once=array.at_once,
-                after=array.after,
-            )
-            run_dir.append(submission)
-            accepted[array.name] = submission
-            if room is not None and id_ is None:  # one that was found is counted already
-                room -= array.tasks
+        return _hand_over(hold, arrays, sweep, run_dir, name, caps=caps, resumed=resumed)
+
+
+def _hand_over(
+    hold: Hold,
+    arrays: Sequence[JobArray],
+    sweep: Sweep,
+    run_dir: RunDir,
+    name: BackendName,
+    *,
+    caps: Sequence[Cap],
+    resumed: bool,
+) -> tuple[Submission, ...]:
+    backend, names = BACKENDS[name], {array.name for array in arrays}
+    accepted = {submission.array: submission for submission in run_dir.submissions()}
+    room = backend.room(caps)
+    for array in [array for array in arrays if array.name not in accepted]:
+        if room is not None and room < array.tasks:
+            break
+        script = run_dir.script(array.name)
+        id_ = backend.find(script) if resumed else None
+        resumed = False
+        hold.check()
+        after = [accepted[earlier].id for earlier in array.after]
+        submission = Submission(
+            array=array.name,
+            id=id_ or backend.submit(script, array, sweep, run_dir, after),
+            tasks=array.tasks,
+            backend=name,
+            at=time.time(),
+            at_once=array.at_once,
+            after=array.after,
+        )
+        run_dir.append(submission)
+        accepted[array.name] = submission
+        if room is not None and id_ is None:  # one that was found is counted already
+            room -= array.tasks
     return tuple(submission for array, submission in accepted.items() if array in names)
+
+
+def join(run_dir: RunDir, decide: Callable[[], Sequence[JobArray]]) -> tuple[JobArray, ...]:
+    """Plans further arrays of a run that is still fed in; none is submitted while one decides.
+
+    Their scripts have to be there when they are decided on.
+    """
+    with _lock(run_dir).held() as hold:
+        decided = tuple(decide())
+        hold.check()
+        run_dir.join(decided, time.time())
+    return decided
+
+
+def give_up(run_dir: RunDir) -> None:
+    """Nothing that is planned and not submitted will be, and nobody is submitting it right now."""
+    with _lock(run_dir).held():
+        run_dir.note_withdrawal(time.time())
 
 
 def full(caps: Sequence[Cap]) -> str:
@@ -118,10 +149,20 @@ def _lock(run_dir: RunDir) -> FileLock:
     return FileLock(run_dir.plan_file, stopped_s=_LONGEST_S, silent_s=_LONGEST_S)
 
 
-def left(run: Run, run_dir: RunDir) -> tuple[JobArray, ...]:
-    """The planned arrays that are not submitted yet."""
+def missing(run_dir: RunDir) -> tuple[JobArray, ...]:
+    """The planned arrays that were never submitted."""
+    return _missing(run_dir, since=0.0)
+
+
+def left(run_dir: RunDir) -> tuple[JobArray, ...]:
+    """Those of them that still will be: nobody has cancelled the run since, or replaced them."""
+    return _missing(run_dir, since=run_dir.given_up_at())
+
+
+def _missing(run_dir: RunDir, *, since: float) -> tuple[JobArray, ...]:
     accepted = {submission.array for submission in run_dir.submissions()}
-    return tuple(array for array in run.arrays if array.name not in accepted)
+    planned = [array for at, array in run_dir.planned() if at >= since]
+    return tuple(array for array in planned if array.name not in accepted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,24 +181,29 @@ class Feeder:
 
     def feed(self) -> int:
         """Submits what there is room for by now, if any trial waits, and gives how many arrays."""
-        missing = len(left(self.run, self.run_dir)) if self.run.fed else 0
-        newest = max((submission.at for submission in self.run_dir.submissions()), default=0.0)
-        if not missing or self.run_dir.cancelled_at() > newest or not self.waits():
+        before = {array.name for array in self.left()}
+        if not before or not self.waits():
             return 0
         exclude = tuple(self.avoided())
-        pieces = [
-            replace(array, exclude=tuple(dict.fromkeys((*array.exclude, *exclude))))
-            for array in self.run.arrays
-        ]
         name, caps = self.run.backend, self.run.fed
         try:
-            hand_over(pieces, self.sweep, self.run_dir, name, caps=caps, resumed=True)
+            with _lock(self.run_dir).held() as hold:
+                pieces = [
+                    replace(array, exclude=tuple(dict.fromkeys((*array.exclude, *exclude))))
+                    for array in self.left()  # by now: others may have joined them, or replaced
+                ]
+                where = (self.sweep, self.run_dir, name)
+                _hand_over(hold, pieces, *where, caps=caps, resumed=True)
         except (BatchSystemError, LockLost, OSError) as refused:
             log.warning("no further array submitted from here: %s", refused)
-        done = missing - len(left(self.run, self.run_dir))
+        done = len(before - {array.name for array in self.left()})
         if done:
             log.info("submitted %d further arrays of this run", done)
         return done
+
+    def left(self) -> tuple[JobArray, ...]:
+        """What is still to be submitted, of a run that is fed in."""
+        return left(self.run_dir) if self.run.fed else ()
 
     def feed_at_start(self) -> None:
         """`feed`, unless another worker is at it."""
@@ -175,7 +221,7 @@ class Feeder:
         begun = time.monotonic()
         while not self.feed():
             run = self.run
-            if not (run.fed and left(run, self.run_dir)) or min(c.value for c in run.fed) == 1:
+            if not self.left() or min(cap.value for cap in run.fed) == 1:
                 return
             ids = [submission.id for submission in self.run_dir.submissions()]
             try:

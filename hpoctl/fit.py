@@ -237,13 +237,18 @@ def fit(plan: Plan, resources: Resources, limits: Limits, *, max_running: int | 
     most = limits.tasks_per_array or tasks
     lanes = tasks
     if fed:
-        room = min(cap.value for cap in fed)
-        most = min(most, max(1, room // _FED))
-        lanes = max(1, room // most)
+        most, lanes = pieces_fed(fed, most)
     throttled = [_throttled(array, max_running) for array in plan.arrays]
     arrays = split(throttled, most, lanes)
     waits = () if ask.exclude_checks else _waits(arrays, ask, holding, limits)
     return replace(plan, arrays=arrays, fed=fed, notes=(*plan.notes, *waits))
+
+
+def pieces_fed(fed: Sequence[Cap], most: int) -> tuple[int, int]:
+    """How many tasks a piece of a submission has that is fed in, and how many pieces fit."""
+    room = min(cap.value for cap in fed)
+    most = min(most, max(1, room // _FED))
+    return most, max(1, room // most)
 
 
 def submit_caps(resources: Resources, limits: Limits) -> tuple[Cap, ...]:

@@ -1,9 +1,9 @@
 """The run directory: what a submission leaves on the shared disk, and how a study is found again.
 
-`sweep.yaml` (verbatim), `plan.json`, `<array>.sh`, `submissions.jsonl` (one line appended after
-every accepted submission), `extensions.jsonl` (two lines an `extend`), `logs/`, `trials/00007/`,
-`spool/` (results on their way to the study), `report/`, `trial_results/`. It holds no password and
-nothing that the study or Slurm knows better.
+`sweep.yaml` (verbatim), `plan.json`, `further.jsonl` (arrays that joined the plan's), `<array>.sh`,
+`submissions.jsonl` (one line appended after every accepted submission), `extensions.jsonl` (two
+lines an `extend`), `logs/`, `trials/00007/`, `spool/` (results on their way to the study),
+`report/`, `trial_results/`. It holds no password and nothing that the study or Slurm knows better.
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ class RunDir:
         return self.path / "submissions.jsonl"
 
     @property
+    def further_file(self) -> Path:
+        return self.path / "further.jsonl"
+
+    @property
     def extensions_file(self) -> Path:
         return self.path / "extensions.jsonl"
 
@@ -162,7 +166,8 @@ class RunDir:
         scripts = [self.script(array.name) for array in run.arrays]
         journal = self.path.glob(f"{self.journal.name}*")
         locks = self.path.glob(f"{self.plan_file.name}.lock*")
-        for file in (*scripts, *journal, *locks, self.sweep_file, self.ledger, self.plan_file):
+        ledgers = (self.ledger, self.further_file)
+        for file in (*scripts, *journal, *locks, self.sweep_file, *ledgers, self.plan_file):
             file.unlink(missing_ok=True)
         for folder in (self.logs, self.trials, self.path):
             with suppress(OSError):  # not empty, so not only ours
@@ -194,8 +199,26 @@ class RunDir:
 
     def cancelled_at(self) -> float:
         """When the run's arrays were last ended on purpose; 0.0 if never."""
-        noted = self.path / "cancelled_at"
-        return float(noted.read_text() or 0) if noted.exists() else 0.0
+        return _noted(self.path / "cancelled_at")
+
+    def note_withdrawal(self, at: float) -> None:
+        """Keeps when others came in place of the arrays that were not submitted yet."""
+        (self.path / "withdrawn_at").write_text(f"{at}\n")
+
+    def given_up_at(self) -> float:
+        """What was planned before then and was not submitted will not be; 0.0 if never."""
+        return max(self.cancelled_at(), _noted(self.path / "withdrawn_at"))
+
+    def join(self, arrays: Iterable[JobArray], at: float) -> None:
+        """Plans these arrays too, behind those that are planned."""
+        for array in arrays:
+            _append(self.further_file, {"at": at, "array": asdict(array)})
+
+    def planned(self) -> list[tuple[float, JobArray]]:
+        """All arrays, submitted or not, with the time when each was planned."""
+        run = self.run()
+        further = [(line["at"], _array(line["array"])) for line in _lines(self.further_file)]
+        return [*((run.created_at, array) for array in run.arrays), *further]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -223,6 +246,10 @@ class RunDir:
         """The last `extend`, if there was one."""
         lines = _lines(self.extensions_file)
         return Extension(**lines[-1]) if lines else None
+
+
+def _noted(file: Path) -> float:
+    return float(file.read_text() or 0) if file.exists() else 0.0
 
 
 def _append(ledger: Path, entry: Mapping[str, object]) -> None:

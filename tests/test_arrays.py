@@ -85,7 +85,7 @@ def queue(run_dir: RunDir) -> Path:
 def test_only_what_there_is_room_for_is_handed_over(run_dir: RunDir) -> None:
     assert [s.array for s in hand_over(run_dir)] == ["r.1", "r.2"]
     assert slurm.room((LIMIT,)) == 0
-    assert [array.name for array in arrays.left(run_dir.run(), run_dir)] == ["r.3"]
+    assert [array.name for array in arrays.left(run_dir)] == ["r.3"]
 
 
 def test_a_plan_remembers_the_limits_it_is_fed_under(run_dir: RunDir) -> None:
@@ -127,6 +127,29 @@ def test_nothing_is_fed_where_no_trial_waits_or_after_a_cancel(run_dir: RunDir) 
     run_dir.note_cancel(2e9)
     assert feeder(run_dir).feed() == 0
     assert len(run_dir.submissions()) == 2
+
+
+def test_what_joined_a_run_is_fed_in_behind_its_plan(run_dir: RunDir) -> None:
+    hand_over(run_dir)
+    joined = JobArray(name="attached-1", tasks=2, after=("r.3",))
+    assert arrays.join(run_dir, lambda: [joined]) == (joined,)
+    assert [array.name for array in arrays.left(run_dir)] == ["r.3", "attached-1"]
+    queue(run_dir).write_text("")
+    assert feeder(run_dir).feed() == 2
+    assert [s.array for s in run_dir.submissions()] == ["r.1", "r.2", "r.3", "attached-1"]
+    *_, last = (run_dir.path.parent / "asked").read_text().splitlines()
+    assert f"--dependency=afterany:{run_dir.submissions()[2].id} " in last
+
+
+def test_what_was_given_up_is_not_fed_in_and_what_joined_since_is(run_dir: RunDir) -> None:
+    hand_over(run_dir)
+    arrays.give_up(run_dir)
+    assert arrays.left(run_dir) == ()
+    assert [array.name for array in arrays.missing(run_dir)] == ["r.3"]
+    arrays.join(run_dir, lambda: [JobArray(name="attached-1", tasks=2)])
+    queue(run_dir).write_text("")
+    assert feeder(run_dir).feed() == 1
+    assert [s.array for s in run_dir.submissions()] == ["r.1", "r.2", "attached-1"]
 
 
 def test_a_worker_does_not_fail_where_compute_nodes_may_not_submit(run_dir: RunDir) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpoctl import status
-from hpoctl.arrays import full, hand_over, left
+from hpoctl.arrays import Feeder, full, give_up, hand_over, join, left
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.repair import repair_run
-from hpoctl.errors import BatchSystemError, ConfigError
+from hpoctl.errors import BatchSystemError
 from hpoctl.plan import JobArray
 from hpoctl.record import TrialState
-from hpoctl.rundir import RunDir
+from hpoctl.rundir import RunDir, Submission
 from hpoctl.study.location import Kind
+from hpoctl.throttle import Place, share
 
 if TYPE_CHECKING:
+    from hpoctl.limits import Limits
     from hpoctl.sweep import Sweep
 
 
@@ -32,7 +34,8 @@ def add_workers(
 ) -> Submitted:
     """Attaches workers to a study, never more than trials wait; `resources` are overrides.
 
-    `instead` withdraws the study's tasks that have not started, once nothing forbids the new ones.
+    `instead` withdraws the study's tasks that have not started, those too that are not submitted
+    yet, once nothing forbids the new ones. Where tasks are still fed in, the new ones come behind.
     Trials that were running on workers that are gone wait again before they are counted; `note`
     is told of a wait for that.
     """
@@ -45,28 +48,52 @@ def add_workers(
     if not tasks:
         return Submitted(study=opened.run.study, run_dir=run_dir.path, submissions=(), waiting=0)
     avoided = tuple(summary.bad_nodes)
-    arrays, sweep, notes = _planned(opened, tasks, resources, avoided, instead=instead)
-    for array in arrays:
-        script = opened.backend.script(array, sweep, run_dir, opened.run.workdir)
-        run_dir.script(array.name).write_text(script, encoding="utf-8")
+    wanted = _wanted(opened, tasks, resources, avoided)
+    if instead:
+        if left(run_dir):
+            give_up(run_dir)
+        opened.backend.withdraw(opened.ids(), run_dir)
+    submissions, notes = _joined(wanted) if _is_fed(opened) else _attached(wanted)
     return Submitted(
         study=opened.run.study,
         run_dir=run_dir.path,
-        submissions=hand_over(arrays, sweep, run_dir, opened.run.backend, caps=(), resumed=False),
+        submissions=submissions,
         waiting=waiting,
         notes=notes,
     )
 
 
-def _planned(
-    opened: OpenRun,
-    tasks: int,
-    resources: Sequence[str],
-    avoided: tuple[str, ...],
-    *,
-    instead: bool,
-) -> tuple[tuple[JobArray, ...], Sweep, tuple[str, ...]]:
-    """Arrays of so many workers, or as many as there is room for; the sweep; what to say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """So many workers for a run, by a sweep whose `resources` are theirs."""
+
+    opened: OpenRun
+    tasks: int
+    avoided: tuple[str, ...]
+    sweep: Sweep
+    limits: Limits
+
+    def pieces(self, tasks: int, most: int, lanes: int) -> tuple[JobArray, ...]:
+        """So many of them in arrays whose scripts are written, within the run's throttle."""
+        from hpoctl import fit
+
+        opened = self.opened
+        array = JobArray(name=_next_name(opened.run_dir), tasks=tasks, exclude=self.avoided)
+        whole = _within_throttle(opened, array, self.sweep.max_running)
+        arrays = fit.split([whole], min(most, self.limits.tasks_per_array or most), lanes)
+        for piece in arrays:
+            script = opened.backend.script(piece, self.sweep, opened.run_dir, opened.run.workdir)
+            opened.run_dir.script(piece.name).write_text(script, encoding="utf-8")
+        return arrays
+
+
+_Outcome = tuple[tuple[Submission, ...], tuple[str, ...]]
+
+
+def _wanted(
+    opened: OpenRun, tasks: int, resources: Sequence[str], avoided: tuple[str, ...]
+) -> _Wanted:
+    """What is asked for. Raises ConfigError where it could never start."""
     from hpoctl import config, fit  # which are slow to load; cancel has no use for them
 
     sweep = config.load(opened.run_dir.sweep_file, (*opened.run.overrides, *resources))
@@ -74,54 +101,86 @@ def _planned(
     fit.refuse(sweep.resources, limits)
     if opened.location.kind is Kind.SQLITE:
         _refuse_second_node(opened, sweep, tasks, resources)
-    if instead:
-        ids = [submission.id for submission in opened.run_dir.submissions()]
-        opened.backend.withdraw(ids, opened.run_dir)
-    caps = fit.submit_caps(sweep.resources, limits)
+    return _Wanted(opened=opened, tasks=tasks, avoided=avoided, sweep=sweep, limits=limits)
+
+
+def _is_fed(opened: OpenRun) -> bool:
+    """Whether its jobs will submit more; where only one may be there, none can."""
+    fed = opened.run.fed
+    return bool(fed) and min(cap.value for cap in fed) > 1 and bool(left(opened.run_dir))
+
+
+def _attached(wanted: _Wanted) -> _Outcome:
+    """As many of them as may be submitted now."""
+    from hpoctl import fit
+
+    opened, tasks = wanted.opened, wanted.tasks
+    caps = fit.submit_caps(wanted.sweep.resources, wanted.limits)
     room = opened.backend.room(caps)
     if room == 0:
         raise BatchSystemError(f"nothing attached, as no task may be submitted: {full(caps)}")
     fitting = tasks if room is None else min(tasks, room)
-    name = _next_name(opened.run_dir)
-    array = JobArray(name=name, tasks=fitting, exclude=avoided)
-    whole = _within_throttle(opened, array, sweep.max_running)
-    arrays = fit.split([whole], limits.tasks_per_array or fitting, fitting)
+    where = (wanted.sweep, opened.run_dir, opened.run.backend)
+    pieces = wanted.pieces(fitting, fitting, fitting)
+    submissions = hand_over(pieces, *where, caps=(), resumed=False)
     if fitting == tasks:
-        return arrays, sweep, ()
-    return arrays, sweep, (f"{fitting} of {tasks} workers attached: {full(caps)}",)
+        return submissions, ()
+    return submissions, (f"{fitting} of {tasks} workers attached: {full(caps)}",)
+
+
+def _joined(wanted: _Wanted) -> _Outcome:
+    """All of them behind what is still fed in: the run's jobs submit them, and we what we may."""
+    from hpoctl import fit
+
+    opened, tasks, run_dir = wanted.opened, wanted.tasks, wanted.opened.run_dir
+    most, lanes = fit.pieces_fed(opened.run.fed, tasks)
+    pieces = join(run_dir, lambda: wanted.pieces(tasks, most, lanes))
+    feeder = Feeder(
+        run=opened.run,
+        run_dir=run_dir,
+        sweep=wanted.sweep,
+        waits=lambda: True,
+        avoided=lambda: wanted.avoided,
+    )
+
+    def ended() -> set[str]:
+        return {w.task for w in opened.summary().workers if w.ended_at is not None}
+
+    feeder.feed_at_end(ended, task="")  # where all others have looked for the last time
+    names = {piece.name for piece in pieces}
+    submissions = tuple(s for s in run_dir.submissions() if s.array in names)
+    here = sum(submission.tasks for submission in submissions)
+    if here == tasks:
+        return submissions, ()
+    count = f"{here} of {tasks} workers submitted, the others follow as earlier tasks end"
+    return submissions, (f"{count}: {full(opened.run.fed)}",)
 
 
 def _next_name(run_dir: RunDir) -> str:
     """`attached-N`, whose pieces are called attached-N.1 and so on."""
-    names = [submission.array.partition(".")[0] for submission in run_dir.submissions()]
+    known = [submission.array for submission in run_dir.submissions()]
+    known += [array.name for _, array in run_dir.planned()]
+    names = [name.partition(".")[0] for name in known]
     numbers = [int(name[9:]) for name in names if re.fullmatch(r"attached-\d+", name)]
     return f"attached-{max(numbers, default=0) + 1}"
 
 
 def _within_throttle(opened: OpenRun, array: JobArray, max_running: int | None) -> JobArray:
-    """The array so that, with all others of the run, `max_running` tasks run at most.
-
-    It takes what no other array has of the throttle, for good; where they have all of it, it starts
-    when one of them has ended, and takes over its share.
-    """
+    """The array so that, with all others of the run, `max_running` tasks run at most."""
     if max_running is None:
         return array
-    if left(opened.run, opened.run_dir):
-        raise ConfigError("max_running: is taken by arrays that follow; attach when all are there")
     live = [task.task.rpartition("_")[0] for task in opened.tasks() if task.state in status.LIVE]
-    submissions = [s for s in opened.run_dir.submissions() if s.id in live]
-    followed = {name for submission in submissions for name in submission.after}
-    shares = {
-        s.array: min(s.at_once or s.tasks, live.count(s.id))
-        for s in submissions
-        if s.array not in followed
-    }
-    free = max_running - sum(shares.values())
-    after: tuple[str, ...] = ()
-    if free <= 0:
-        heir = min(shares, key=lambda name: (-shares[name], name))
-        free, after = shares[heir], (heir,)
-    return replace(array, at_once=free if free < array.tasks else None, after=after)
+    places = [
+        Place(name=s.array, at_once=min(s.at_once or s.tasks, live.count(s.id)), after=s.after)
+        for s in opened.run_dir.submissions()
+        if s.id in live
+    ]
+    places += [
+        Place(name=a.name, at_once=min(a.at_once or a.tasks, a.tasks), after=a.after)
+        for a in (left(opened.run_dir) if _is_fed(opened) else ())
+    ]
+    at_once, after = share(places, max_running)
+    return replace(array, at_once=at_once if at_once < array.tasks else None, after=after)
 
 
 def _refuse_second_node(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpoctl import config, rundir
-from hpoctl.arrays import left
+from hpoctl.arrays import missing
 from hpoctl.control.here import wait
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.submission import Planned, Request, plan, submit
@@ -32,7 +32,7 @@ def begin(run_dir: RunDir, workdir: Path, write: Callable[[], str]) -> Submitted
     Nothing is left behind where the batch system or the storage refuses.
     """
     text = run_dir.sweep_file
-    if run_dir.plan_file.exists() and not left(run_dir.run(), run_dir):
+    if run_dir.plan_file.exists() and not missing(run_dir):
         return None
     run_dir.make()
     with run_dir.locked():

@@ -49,7 +49,7 @@ def read_status(study: str, *, accounting: bool = False) -> Status:
         undelivered=opened.run_dir.undelivered(),
         silence=look.silence,
         age_s=round(now - look.asked_at) if look.asked_at else None,
-        unsubmitted=sum(array.tasks for array in left(opened.run, opened.run_dir)),
+        unsubmitted=sum(array.tasks for array in left(opened.run_dir)),
     )
 
 

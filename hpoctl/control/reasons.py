@@ -26,7 +26,7 @@ def read_why(study: str) -> Why:
     """Why a study's tasks wait. Raises StudyError, BatchSystemError."""
     opened = open_run(study)
     ids = [submission.id for submission in opened.run_dir.submissions()]
-    left = arrays.left(opened.run, opened.run_dir)
+    left = arrays.left(opened.run_dir)
     return Why(
         study=opened.run.study,
         delays=opened.backend.why(ids),

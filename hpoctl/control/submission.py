@@ -257,7 +257,7 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
         before.overrides,
         before.study,
     )
-    if same and accepted < {array.name for array in run.arrays}:
+    if same and {array.name for array in run.arrays} - accepted:
         return
     if not accepted and before.study == run.study:
         gist = before.gist or config.load(run_dir.sweep_file, before.overrides).gist

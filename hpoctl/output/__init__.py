@@ -122,7 +122,7 @@ def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
             print(f"{verb} {submission.array}: {submission.id} ({submission.tasks} tasks)")
     for note in submitted.notes:
         say(f"note: {note}")
-    if not submitted.submissions:
+    if not submitted.submissions and not submitted.notes:
         say(f"nothing to do: no trial of '{submitted.study}' waits")
     suggest(f"status {shell_word(submitted.study)}")
 

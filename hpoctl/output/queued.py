@@ -59,7 +59,7 @@ def _arrays(done: Extended | Retried) -> dict[str, object]:
 
 def _go_on(done: Extended | Retried, queued: int) -> None:
     attached: Submitted | None = done.attached
-    if attached is not None and attached.submissions:
+    if attached is not None and (attached.submissions or attached.notes):
         show_submitted(attached, Format.TABLE, "attached")
     elif queued:
         suggest(f"workers add {shell_word(done.study)} -n {min(done.workers, queued)}")

@@ -85,6 +85,39 @@ def test_jobs_feed_in_what_may_not_be_submitted_at_once(
     assert sorted(names) == sorted(f"round-1.{k}" for k in range(1, 11))
 
 
+def test_workers_attached_to_a_run_that_is_fed_in_follow_under_its_throttle(
+    make_sweep: MakeSweep, slurm: Slurm
+) -> None:
+    slurm.add_account("late", of_user=["MaxSubmitJobs=4"])
+    sweep = make_sweep(
+        "postgresql",
+        mode="batch",
+        sampler="random",
+        max_running=2,
+        budget={"trials": 6},
+        objective_args={"seconds": 1.0, "steps": 2},
+        resources={"time": "5m", "account": "late"},
+    )
+    sweep.submit()
+    sweep.ask("extend", "a-study", "--trials", "+12")
+    added = sweep.hpoctl("workers", "add", "a-study", "-n", "3", timeout_s=90).stderr
+    assert "0 of 3 workers submitted, the others follow as earlier tasks end" in added
+    again = sweep.hpoctl("workers", "add", "a-study", "-n", "2", timeout_s=90).stderr
+    assert "0 of 2 workers submitted" in again
+    sweep.await_finished(18)
+    sweep.assert_each_ran_once(18)
+    names = [submission.array for submission in sweep.run_dir.submissions()]
+    planned = {f"round-1.{k}" for k in range(1, 7)}
+    attached = {"attached-1.1", "attached-1.2", "attached-1.3", "attached-2.1", "attached-2.2"}
+    assert len(names) == len(set(names))
+    assert planned <= set(names) <= planned | attached
+    ids = ids_of(sweep.run_dir)
+    wait_for(lambda: not states(slurm, "late"), 60, "all tasks have ended")
+    wait_for(lambda: all(t.end for t in slurm.tasks(*ids)), 30, "accounting knows all ends")
+    assert most_at_once(slurm, ids) == 2
+    assert all(task.start for task in slurm.tasks(*ids))
+
+
 def test_nothing_is_fed_in_after_a_cancel(make_sweep: MakeSweep, slurm: Slurm) -> None:
     slurm.add_account("cut", of_user=["MaxSubmitJobs=4"])
     sweep = make_sweep(

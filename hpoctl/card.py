@@ -24,6 +24,7 @@ class Member:
     folder: str
     trial: int
     loss: float | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

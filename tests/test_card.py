@@ -46,9 +46,9 @@ def test_a_card_tells_results_and_provenance() -> None:
 
 
 def test_the_card_of_an_ensemble_lists_its_members() -> None:
-    members = (Member(folder="member-0", trial=7, loss=3.5),)
+    members = (Member(folder="member-0", trial=7, loss=3.5, accuracy=0.25),)
     text = replace(CARD, members=members).text()
-    assert "| member-0 | 7 | 3.5 |" in text.splitlines()
+    assert "| member-0 | 7 | 3.5 | 0.25 |" in text.splitlines()
     assert "averaged" in text
 
 

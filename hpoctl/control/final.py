@@ -211,11 +211,11 @@ def _together(
         origin["output"] = of_members.output
         texts = [str(folder) for folder in folders]
         kept = {key: value for key, value in origin.items() if value is not None}
-        params = trained[0].params
+        points = [trained[place].params for place in sorted(trained)]
         # What was trained is there already; these may still say where and how it is evaluated.
         flags = [flag for flag in wanted.overrides if not flag.startswith(_OF_THE_MEMBERS)]
         derived = derive.ensemble(
-            keys_of(opened, wanted.overrides), texts, params, kept, study=name
+            keys_of(opened, wanted.overrides), texts, points, kept, study=name
         )
         return derive.text(derived, name, flags)
 
@@ -227,10 +227,16 @@ def _together(
     [(place, record)] = _completed(run_dir).items()
     card = make_card(opened, run_dir, record, place)
     members = tuple(
-        Member(folder=f"member-{i}", trial=trial, loss=card.final.get(f"member_{i}_loss"))
+        Member(
+            folder=f"member-{i}",
+            trial=trial,
+            loss=card.final.get(f"member_{i}_eval_loss"),
+            accuracy=card.final.get(f"member_{i}_eval_accuracy"),
+        )
         for i, trial in enumerate(of_members.trials)
     )
-    card = replace(card, members=members)
+    together = {name: card.final[name] for name in card.final if not name.startswith("member_")}
+    card = replace(card, final=together, members=members)
     parts = {member.folder: folder for member, folder in zip(members, folders, strict=True)}
     folder = deliver(card, parts, run_dir.trial(place), of_members.output)
     done = replace(so_far, folder=folder, searched=card.searched, final=card.final)

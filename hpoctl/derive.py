@@ -198,6 +198,7 @@ def origin(
     run_dir: str | None = None,
     trials: Sequence[int] = (),
     values: Sequence[float] = (),
+    by: str | None = None,
     output: str | None = None,
     commit: str | None = None,
 ) -> dict[str, object]:
@@ -208,6 +209,7 @@ def origin(
         "run_dir": run_dir,
         "trials": [*trials],
         "values": [*values],
+        "by": by,
         "output": output,
         "commit": commit,
     }

@@ -19,11 +19,13 @@ _FILES = ("path", "train", "validation", "test")  # keys of `dataset` that may n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One model of an ensemble."""
+    """One model of an ensemble; `params` in a line."""
 
     folder: str
     trial: int
+    params: str
     loss: float | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,8 @@ class DataFile:
 class Card:
     """All that a model card says. `searched` and `final` are values by metric.
 
-    `params` and `data` are YAML. `number` and `name` are of the study that trained the model.
+    `params`, `settings` and `data` are YAML. `number` and `name` are of the study that trained the
+    model; of a language model `base` is the one that it began as, if it did.
     """
 
     title: str
@@ -50,8 +53,14 @@ class Card:
     objective: str
     searched: Mapping[str, float]
     final: Mapping[str, float]
+    chosen_by: str
     test_split: bool
+    language_model: bool
+    base: str | None
+    base_on_hub: bool
+    adapter: bool
     params: str
+    settings: str
     data: str
     files: tuple[DataFile, ...]
     seed: int | None
@@ -62,11 +71,17 @@ class Card:
 
     def text(self) -> str:
         """README.md, as model hubs read it."""
-        shown = Environment(
-            undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-        ).from_string(assets.read("templates/card.md.j2"))
+        made = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+        made.filters["number"] = _number
         metrics = list(dict.fromkeys([*self.searched, *self.final]))
-        return shown.render(metrics=metrics, **asdict(self))
+        return made.from_string(assets.read("templates/card.md.j2")).render(
+            metrics=metrics, **asdict(self)
+        )
+
+
+def _number(value: object) -> str:
+    """As many digits as mean something; nothing where a metric is missing."""
+    return f"{value:.6g}" if isinstance(value, int | float) else ""
 
 
 def data_files(dataset: Mapping[str, object], workdir: Path) -> Iterator[DataFile]:

@@ -1,18 +1,24 @@
 """Corners of a search space: the few points that tell whether all of it fits into memory. Pure.
 
 Whole numbers and lists of choices are varied: sizes, batches, layers, kinds of models. Real numbers
-(learning rates, dropout, decay) take no memory, and stay at their lower end.
+(learning rates, dropout, decay) take no memory, and stay at their lower end; so does how long a
+training is, which is `shortened` at every corner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hpoctl.space import Categorical, Distribution, Float, Int, Params, SearchSpace, Value
 
 SMALLEST, LARGEST = "smallest", "largest"
 _BATCHES = ("batch_size", "per_device_train_batch_size")
+_STEPS = ("max_steps", "steps")
+_EPOCHS = ("max_epochs", "num_epochs", "num_train_epochs", "epochs")
+_LENGTHS = frozenset(
+    f"{group}{name}" for group in ("", "training.") for name in (*_STEPS, *_EPOCHS)
+)  # not of any group: `diffusion.steps` is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ def _at_end(space: SearchSpace, which: int, known: Params | None = None) -> Para
     def choose(name: str, point: Params) -> Value:
         if name in given and space.fits(name, given[name], point):
             return given[name]
+        if name in _LENGTHS:
+            return _end(space.parameters[name], 0)
         if name in space.divides:
             return space.fitting(name, point)[which]
         return _end(space.parameters[name], which)
@@ -87,6 +95,19 @@ def batch_parameter(space: SearchSpace) -> str | None:
         if name.split(".")[-1] in _BATCHES:
             return name
     return None
+
+
+def shortened(tree: Mapping[str, object], steps: int, group: str = "") -> dict[str, object]:
+    """Parameters or arguments, nested, with `steps` steps and one epoch where they say how long."""
+    found: dict[str, object] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found[name] = shortened(value, steps, f"{group}{name}.")
+        elif f"{group}{name}" in _LENGTHS:
+            found[name] = steps if name in _STEPS else 1
+        else:
+            found[name] = value
+    return found
 
 
 def doublings(first: int, most: int) -> tuple[int, ...]:

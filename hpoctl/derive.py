@@ -20,6 +20,11 @@ ENSEMBLE = f"{CAUSAL_LM}.ensemble"
 MEASURED = "hpoctl.objectives.measured"
 # What belongs to the search itself, and not to a list of known points.
 _OF_THE_SEARCH = ("start", "sampler", "pruner", "mode", "budget", "study", "origin", "stop_after")
+_OF_A_WHOLE_RUN = (  # of `training`: what three steps have no use for, or would be long by
+    *("rungs", "steps", "eval_steps", "save_steps", "checkpoint_every", "save_strategy"),
+    *("load_best_model_at_end", "metric_for_best_model"),
+)
+_LENGTHS = ("max_length", "block_size")  # of a row of the data
 _LAST = ("objective", "command", "objective_args", "search_space")
 
 
@@ -70,15 +75,21 @@ def _refuse_without_test(tree: Tree) -> None:
 
 
 def ensemble(
-    tree: Tree, models: Sequence[str], params: Params, origin: Tree, *, study: str
+    tree: Tree, models: Sequence[str], points: Sequence[Params], origin: Tree, *, study: str
 ) -> dict[str, object]:
     """One trial that averages the predictions of saved models on the test split.
 
-    `params` are the winner's: where the search has groups of the data too, they hold for the test.
+    `points` are those of the models, the winner's first: where the search has groups of the data
+    too, the winner's hold for the test, but no row is longer than each model can read.
     """
     args = _mapping(tree.get("objective_args", {}))
-    searched = _mapping(nest(params).get("dataset", {}))
-    model = merged(_mapping(args.get("model", {})), _mapping(nest(params).get("model", {})))
+    groups = [_mapping(nest(point).get("dataset", {})) for point in points]
+    searched = dict(groups[0])
+    for name in _LENGTHS:
+        lengths = [int(str(group[name])) for group in groups if name in group]
+        searched |= {name: min(lengths)} if lengths else {}
+    winner = _mapping(nest(points[0]).get("model", {}))
+    model = merged(_mapping(args.get("model", {})), winner)
     pretrained = model.get("pretrained")
     derived = _list_of(tree, [{"models": len(models)}], origin, study)
     derived.pop("constraints", None)
@@ -118,7 +129,7 @@ def short(
     of["args"] = merged(args, {"max_steps": steps})
     if is_causal_lm(tree):
         training = _mapping(args.get("training", {}))
-        kept = {key: value for key, value in training.items() if key != "rungs"}
+        kept = {key: value for key, value in training.items() if key not in _OF_A_WHOLE_RUN}
         few = {"max_steps": steps, "eval_strategy": "no"}
         of["args"] = {**args, "training": {**kept, **few}, "save": False}
     measured: dict[str, object] = {"of": of, "steps": steps, "rising": rising is not None}
@@ -187,6 +198,7 @@ def origin(
     run_dir: str | None = None,
     trials: Sequence[int] = (),
     values: Sequence[float] = (),
+    by: str | None = None,
     output: str | None = None,
     commit: str | None = None,
 ) -> dict[str, object]:
@@ -197,6 +209,7 @@ def origin(
         "run_dir": run_dir,
         "trials": [*trials],
         "values": [*values],
+        "by": by,
         "output": output,
         "commit": commit,
     }

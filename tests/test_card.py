@@ -19,8 +19,14 @@ CARD = Card(
     objective="hpoctl.objectives.causal_lm",
     searched={"eval_loss": 3.25, "kl": 0.5},
     final={"eval_loss": 3.5},
+    chosen_by="`eval_loss` (less is better)",
     test_split=True,
+    language_model=True,
+    base=None,
+    base_on_hub=False,
+    adapter=False,
     params="lr: 0.01\n",
+    settings="training:\n  max_steps: 500\n",
     data="path: data/train.jsonl\n",
     files=(),
     seed=12,
@@ -37,7 +43,11 @@ def test_a_card_tells_results_and_provenance() -> None:
         "| eval_loss | 3.25 | 3.5 |",
         "| kl | 0.5 |  |",
         "| study | `letters`, 24 trials |",
-        "| seed | 12 |",
+        "| trained as | trial 0 of `letters-final`, seed 12 |",
+        "The search chose by `eval_loss` (less is better). Its own column is too good for that"
+        " reason; the test split took no part in any choice.",
+        "It began with random weights.",
+        "  max_steps: 500",
         "| git commit | none |",
         "lr: 0.01",
         "path: data/train.jsonl",
@@ -46,10 +56,25 @@ def test_a_card_tells_results_and_provenance() -> None:
 
 
 def test_the_card_of_an_ensemble_lists_its_members() -> None:
-    members = (Member(folder="member-0", trial=7, loss=3.5),)
+    members = (Member(folder="member-0", trial=7, params="lr 0.01", loss=3.5, accuracy=0.25),)
     text = replace(CARD, members=members).text()
-    assert "| member-0 | 7 | 3.5 |" in text.splitlines()
+    assert "| member-0 | 7 | lr 0.01 | 3.5 | 0.25 |" in text.splitlines()
     assert "averaged" in text
+
+
+def test_a_card_says_what_a_model_began_as() -> None:
+    tuned = replace(CARD, base="someone/small", base_on_hub=True, adapter=True)
+    assert "\nbase_model: someone/small\n" in tuned.text()
+    assert "merged into the weights here: no peft is needed" in tuned.text()
+    here = replace(CARD, base="/models/small").text()
+    assert "base_model" not in here  # it would be looked for on the hub
+    assert "It began as `/models/small`." in here
+
+
+def test_the_card_of_another_objective_speaks_of_no_language_model() -> None:
+    text = replace(CARD, language_model=False, test_split=False).text()
+    assert "transformers" not in text
+    assert "random weights" not in text
 
 
 def test_data_files_are_hashed_and_folders_are_not(tmp_path: Path) -> None:

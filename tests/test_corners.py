@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpoctl import config
-from hpoctl.corners import batch_parameter, corners, doublings
+from hpoctl.corners import batch_parameter, corners, doublings, shortened
 from hpoctl.space import Categorical, Float, Int, SearchSpace
 
 SPACE = SearchSpace(
@@ -81,3 +81,19 @@ def test_the_batch_is_known_by_its_name() -> None:
 def test_batches_double_up_to_the_largest() -> None:
     assert doublings(1, 20) == (1, 2, 4, 8, 16)
     assert doublings(3, 2) == (3,)
+
+
+def test_how_long_a_training_is_makes_no_corner() -> None:
+    space = SearchSpace({"training.max_steps": Int(low=10, high=99), "width": Int(low=1, high=2)})
+    assert [corner.name for corner in corners(space, 12)] == ["largest", "smallest"]
+
+
+def test_what_says_how_long_is_short_and_the_rest_stays() -> None:
+    training = {"max_steps": 5000, "num_epochs": 3, "batch_size": 8}
+    tree = {"training": training, "steps": 200, "diffusion": {"steps": 50}, "epochs": 10}
+    assert shortened(tree, 3) == {
+        "training": {"max_steps": 3, "num_epochs": 1, "batch_size": 8},
+        "steps": 3,
+        "diffusion": {"steps": 50},
+        "epochs": 1,
+    }

@@ -129,6 +129,13 @@ def test_a_few_steps_are_measured_one_point_after_the_other_in_a_journal() -> No
     assert [dict(point) for point in queue(sweep)] == POINTS
 
 
+@pytest.mark.parametrize("name", ["steps", "max_steps", "rungs", "load_best_model_at_end"])
+def test_a_few_steps_win_over_what_a_whole_run_would_do(name: str) -> None:
+    args = {**TREE["objective_args"], "training": {name: 500, "learning_rate": 0.1}}  # type: ignore[dict-item]  # a mapping
+    training = short({**TREE, "objective_args": args}).objective_args["of"]["args"]["training"]
+    assert training == {"learning_rate": 0.1, "max_steps": 3, "eval_strategy": "no"}
+
+
 def test_a_rising_batch_may_leave_the_range_or_be_new() -> None:
     points = [{**POINTS[0], "training.batch_size": batch} for batch in (1, 2, 4)]
     rising = "training.batch_size"
@@ -149,8 +156,17 @@ def test_a_command_is_measured_as_it_is() -> None:
 
 
 def test_an_ensemble_reads_the_folders_of_its_members() -> None:
-    tree = derive.ensemble(TREE, ["/a/model", "/b/model"], POINTS[0], ORIGIN, study="both")
+    tree = derive.ensemble(TREE, ["/a/model", "/b/model"], POINTS, ORIGIN, study="both")
     sweep = config.parse(derive.text(tree, "both"), "derived")
     assert sweep.objective_args["models"] == ["/a/model", "/b/model"]
     assert sweep.objective_args["dataset"]["evaluate_on"] == "test"
     assert sweep.trials == 1
+
+
+def test_an_ensemble_reads_rows_that_each_of_its_members_can_read() -> None:
+    points = [
+        {"dataset.max_length": length, "dataset.packing": length > 100} for length in (256, 64)
+    ]
+    tree = derive.ensemble(TREE, ["/a/model", "/b/model"], points, ORIGIN, study="both")
+    args = config.parse(derive.text(tree, "both"), "derived").objective_args
+    assert args["searched"] == {"max_length": 64, "packing": True}

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _KEYS = ("backend", "workers")
 
 
+_by = click.option(
+    "--by", metavar="METRIC", help="Of several metrics, the front's best in this one."
+)
+
+
 def derived(command: Command) -> Command:
     """Adds the flags that change keys of the sweep that is made, `--wait` and `--dry-run`."""
 
@@ -70,6 +75,7 @@ def _watching(wait: bool) -> Iterator[Watch | None]:
 @click.option("--top", type=click.IntRange(min=1), help="So many of the best trials (without: 3).")
 @click.option("--trials", callback=numbers, help="These trials instead, such as 7 or 1-3,9.")
 @click.option("--seeds", type=click.IntRange(min=1), help="How often each runs (without: 5).")
+@_by
 @click.option("--name", help="Name of its study (without: STUDY-confirm).")
 @derived
 def confirm(
@@ -77,6 +83,7 @@ def confirm(
     top: int | None,
     trials: tuple[int, ...] | None,
     seeds: int | None,
+    by: str | None,
     name: str | None,
     overrides: tuple[str, ...],
     wait: bool,
@@ -87,7 +94,7 @@ def confirm(
     if top is not None and trials is not None:
         raise ConfigError("--top and --trials exclude each other: give one of them")
     wanted = control.ConfirmRequest(
-        study=study, top=top, trials=trials, seeds=seeds, name=name, overrides=overrides
+        study=study, top=top, trials=trials, seeds=seeds, by=by, name=name, overrides=overrides
     )
     if dry_run:
         text, planned = control.rehearse_confirm(wanted)
@@ -104,6 +111,7 @@ def confirm(
 @click.option("--best", is_flag=True, help="With the parameters of the best trial; the default.")
 @click.option("--trial", type=click.IntRange(min=0), help="With those of this trial.")
 @click.option("--ensemble", type=click.IntRange(min=2), help="So many of the best, averaged.")
+@_by
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Copy it there.")
 @derived
 def train(
@@ -111,6 +119,7 @@ def train(
     best: bool,
     trial: int | None,
     ensemble: int | None,
+    by: str | None,
     out: Path | None,
     overrides: tuple[str, ...],
     wait: bool,
@@ -120,8 +129,12 @@ def train(
     """Train the final model of STUDY; given again, collect it with its card."""
     if (trial is not None) + (ensemble is not None) + best > 1:
         raise ConfigError("--best, --trial and --ensemble exclude each other: give one of them")
+    if trial is not None and by is not None:
+        raise ConfigError(
+            "--trial and --by exclude each other: a trial that is named needs no rule"
+        )
     wanted = control.TrainRequest(
-        study=study, trial=trial, members=ensemble, output=out, overrides=overrides
+        study=study, trial=trial, members=ensemble, by=by, output=out, overrides=overrides
     )
     if dry_run:
         text, planned = control.rehearse_train(wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,11 @@ from hpoctl.control.derived import (
 )
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.submission import Planned
+from hpoctl.control.winners import chosen, metric_place, winners
 from hpoctl.errors import ConfigError, StudyError
 from hpoctl.origin import Origin
+from hpoctl.plan import seed_of
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report.ranking import ranked
 from hpoctl.rundir import RunDir
 from hpoctl.samplers import Manual
 from hpoctl.words import OriginKind
@@ -36,26 +36,29 @@ TOP, SEEDS = 3, 5
 class ConfirmRequest:
     """What `confirm` was asked for; what is None is as before, or at first `TOP` and `SEEDS`.
 
-    `overrides` change keys of the sweep that is made; `name` is its study's.
+    `by` is a metric of several, or `compromise`. `overrides` change keys of the sweep that is
+    made; `name` is its study's.
     """
 
     study: str
     top: int | None = None
     trials: tuple[int, ...] | None = None
     seeds: int | None = None
+    by: str | None = None
     name: str | None = None
     overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """How far a confirmation is, and what it says so far."""
+    """How far a confirmation is, and what it says so far; `drawn` are the seeds themselves."""
 
     study: str
     name: str
     run_dir: Path
     metric: str
     seeds: int
+    drawn: tuple[int, ...]
     unfinished: int
     failed: int
     comparison: Comparison
@@ -110,22 +113,25 @@ def _refuse_another(wanted: ConfirmRequest, run_dir: RunDir, name: str) -> None:
         raise StudyError(f"{run_dir.path} holds a study that is no confirmation: give --name")
     top, seeds = len(origin.trials), sweep.sampler.repeats
     other = wanted.top not in (None, top) or wanted.seeds not in (None, seeds)
+    other = other or wanted.by not in (None, origin.by)
     if other or wanted.trials not in (None, origin.trials):
         numbers = ", ".join(map(str, origin.trials))
         raise ConfigError(
             f"study '{name}' runs trials {numbers} with {seeds} seeds already: give no --top,"
-            f" --trials or --seeds to see it, or another --name"
+            f" --trials, --by or --seeds to see it, or another --name"
         )
 
 
 def _text(wanted: ConfirmRequest, opened: OpenRun, name: str) -> str:
     tree, winners = keys_of(opened, wanted.overrides), _winners(wanted, opened)
+    which = metric_place(opened, wanted.by)
     origin = derive.origin(
         OriginKind.CONFIRM,
         opened.run.study,
         run_dir=str(opened.run_dir.path),
         trials=[winner.number for winner in winners],
-        values=[(winner.values or (math.nan,))[0] for winner in winners],
+        values=[winner.values[which] for winner in winners if winner.values],
+        by=wanted.by,
     )
     points = [winner.params for winner in winners]
     seeds = wanted.seeds or SEEDS
@@ -135,48 +141,22 @@ def _text(wanted: ConfirmRequest, opened: OpenRun, name: str) -> str:
 
 def _winners(wanted: ConfirmRequest, opened: OpenRun) -> list[TrialRecord]:
     if wanted.trials is not None:
-        return chosen(opened, wanted.trials)
-    return winners(opened, wanted.top or TOP)
-
-
-def winners(opened: OpenRun, most: int) -> list[TrialRecord]:
-    """The best complete trials, no point twice. Raises StudyError if there is none."""
-    metrics = opened.sweep().objectives
-    if len(metrics) > 1:
-        raise ConfigError(
-            f"study '{opened.run.study}' has {len(metrics)} metrics, and no single order:"
-            " name the trials yourself ('hpoctl trials' lists them)"
-        )
-    found: list[TrialRecord] = []
-    feasible = [record for record in opened.store().records() if record.feasible]
-    for record in ranked(feasible, metrics):
-        if len(found) < most and record.params not in [known.params for known in found]:
-            found.append(record)
-    if not found:
-        raise StudyError(f"study '{opened.run.study}' has no complete trial yet")
-    return found
-
-
-def chosen(opened: OpenRun, numbers: Sequence[int]) -> list[TrialRecord]:
-    """These trials, in the order of their values. Raises StudyError for one that has none."""
-    records = {record.number: record for record in opened.store().records()}
-    for number in numbers:
-        if number not in records:
-            raise StudyError(f"there is no trial {number}: 'hpoctl trials' lists them")
-        if records[number].state is not TrialState.COMPLETE:
-            raise StudyError(f"trial {number} is {records[number].state}, and has no value")
-    return ranked([records[number] for number in numbers], opened.sweep().objectives)
+        return chosen(opened, wanted.trials, wanted.by)
+    return winners(opened, wanted.top or TOP, wanted.by)
 
 
 def _read(run_dir: RunDir, submitted: Submitted | None) -> Confirmation:
-    sweep, (records, unfinished) = open_run(str(run_dir.path)).sweep(), results(run_dir)
+    opened, (records, unfinished) = open_run(str(run_dir.path)), results(run_dir)
+    sweep = opened.sweep()
     origin, sampler = sweep.origin, sweep.sampler
     assert isinstance(origin, Origin), "derived"
     assert isinstance(sampler, Manual), "derived"
+    which = metric_place(opened, origin.by)
+    metric = sweep.objectives[which]
     values: list[dict[int, float]] = [{} for _ in origin.trials]
-    for place, record in records.items():
-        repetition, winner = divmod(place, len(origin.trials))
-        value = record.values[0] if record.values else math.nan
+    for number, record in records.items():
+        repetition, winner = divmod(number, len(origin.trials))
+        value = record.values[which] if record.values else math.nan
         if record.state is TrialState.COMPLETE and math.isfinite(value):
             values[winner][repetition] = value
     searched = list(zip(origin.trials, origin.values, strict=True))
@@ -184,10 +164,11 @@ def _read(run_dir: RunDir, submitted: Submitted | None) -> Confirmation:
         study=origin.study,
         name=sweep.study,
         run_dir=run_dir.path,
-        metric=sweep.objectives[0].name,
+        metric=metric.name,
         seeds=sampler.repeats or 1,
+        drawn=tuple(seed_of(sweep, i * len(origin.trials)) for i in range(sampler.repeats or 1)),
         unfinished=unfinished,
         failed=len(records) - unfinished - sum(map(len, values)),
-        comparison=comparison.compare(searched, values, goal=sweep.objectives[0].goal),
+        comparison=comparison.compare(searched, values, goal=metric.goal),
         submitted=submitted,
     )

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from hpoctl import config
+from hpoctl import config, derive
 from hpoctl.card import Card, data_files
+from hpoctl.control.derived import keys_of
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import ConfigError
+from hpoctl.metrics import Metric
 from hpoctl.record import TrialRecord
 from hpoctl.rundir import RunDir
 from hpoctl.space import nest
@@ -43,8 +45,10 @@ def make_card(opened: OpenRun, run_dir: RunDir, record: TrialRecord, place: int)
     trial = origin.trials[min(place, len(origin.trials) - 1)]
     records = opened.store().records()
     won = next(found for found in records if found.number == trial)
-    dataset = sweep.objective_args.get("dataset", {})
-    data: Mapping[str, object] = dataset if isinstance(dataset, Mapping) else {}
+    data = _group(sweep.objective_args, "dataset")
+    args, params = search.objective_args, nest(won.params)
+    base = {**_group(args, "model"), **_group(params, "model")}.get("pretrained")
+    settings = {name: value for name, value in args.items() if name not in ("dataset", "save")}
     seed = record.attrs.get("seed")
     return Card(
         title=sweep.study,
@@ -56,8 +60,14 @@ def make_card(opened: OpenRun, run_dir: RunDir, record: TrialRecord, place: int)
         objective=search.objective or " ".join(search.command or ()),
         searched=_values(won, [metric.name for metric in search.objectives]),
         final=_values(record, [metric.name for metric in sweep.objectives]),
+        chosen_by=_rule(search.objectives, origin.by),
         test_split=data.get("evaluate_on") == "test",
-        params=config.dump(nest(won.params)),
+        language_model=derive.is_causal_lm(keys_of(opened, ())),
+        base=None if base is None else str(base),
+        base_on_hub=_is_on_hub(base, opened.run.workdir),
+        adapter="lora" in args or "lora" in params,
+        params=config.dump(params),
+        settings=config.dump(settings) if settings else "",
         data=config.dump(data or {"objective_args": dict(sweep.objective_args)}),
         files=tuple(data_files(data, opened.run.workdir)),
         seed=seed if isinstance(seed, int) else None,
@@ -65,6 +75,24 @@ def make_card(opened: OpenRun, run_dir: RunDir, record: TrialRecord, place: int)
         commit=origin.commit,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _group(tree: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = tree.get(name, {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_on_hub(base: object, workdir: Path) -> bool:
+    """Whether a model's name is a hub's, `owner/name`, and no folder or file of this machine."""
+    return str(base).count("/") == 1 and not (workdir / Path(str(base)).expanduser()).exists()
+
+
+def _rule(metrics: Sequence[Metric], by: str | None) -> str:
+    """In words, by what a trial was the best one."""
+    goals = {"minimize": "less", "maximize": "more"}
+    words = [f"`{metric.name}` ({goals[metric.goal]} is better)" for metric in metrics]
+    named = [word for word, metric in zip(words, metrics, strict=True) if metric.name == by]
+    return " and ".join(named or words)
 
 
 def _values(record: TrialRecord, metrics: Sequence[str]) -> dict[str, float]:
@@ -81,7 +109,8 @@ def _values(record: TrialRecord, metrics: Sequence[str]) -> dict[str, float]:
 def deliver(card: Card, parts: Mapping[str, Path], folder: Path, output: str | None) -> Path:
     """Writes the card into `folder`; with an output copies the parts and the card there, at once.
 
-    An earlier model of the same study there is replaced.
+    An earlier model of the same study there is replaced. Files get the rights that new ones have:
+    safetensors leaves weights that nobody else may read.
     """
     texts = {
         "README.md": card.text(),
@@ -96,7 +125,7 @@ def deliver(card: Card, parts: Mapping[str, Path], folder: Path, output: str | N
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for name, part in parts.items():
-        shutil.copytree(part, partial / name)
+        shutil.copytree(part, partial / name, copy_function=shutil.copyfile)
     for file, text in texts.items():
         (partial / file).write_text(text, encoding="utf-8")
     if target.exists():

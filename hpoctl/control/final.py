@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpoctl import derive
+from hpoctl import derive, rundir
 from hpoctl.card import Member, commit_of
-from hpoctl.control.confirmation import chosen, read_confirmation, winners
+from hpoctl.control.confirmation import read_confirmation
 from hpoctl.control.delivery import deliver, make_card, refuse_output
 from hpoctl.control.derived import (
     Watch,
@@ -23,6 +23,7 @@ from hpoctl.control.derived import (
 )
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.submission import Planned
+from hpoctl.control.winners import chosen, metric_place, winners
 from hpoctl.errors import ConfigError, StudyError
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.rundir import RunDir
@@ -34,11 +35,15 @@ _MODEL = "model"  # the folder that a trial leaves its model in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What `train` was asked for: the best trial, this one, or so many `members` of an ensemble."""
+    """What `train` was asked for: the best trial, this one, or so many `members` of an ensemble.
+
+    Best `by` a metric of several, or `compromise`.
+    """
 
     study: str
     trial: int | None = None
     members: int | None = None
+    by: str | None = None
     output: Path | None = None
     overrides: tuple[str, ...] = ()
 
@@ -108,17 +113,20 @@ def _places(wanted: TrainRequest) -> tuple[TrainRequest, OpenRun]:
         if confirmation.unfinished:
             raise StudyError(f"study '{opened.run.study}' has not ended yet: wait, or name --trial")
         return replace(wanted, trial=confirmation.comparison.winners[0].trial), search
-    if origin.kind is OriginKind.FINAL and plain and len(origin.trials) > 1:
-        return replace(wanted, members=len(origin.trials)), search
-    if origin.kind is OriginKind.ENSEMBLE and plain:
-        return replace(wanted, members=len(origin.trials)), search
+    wanted = replace(wanted, by=wanted.by or origin.by)
+    if origin.kind in (OriginKind.FINAL, OriginKind.ENSEMBLE) and plain:
+        if len(origin.trials) > 1:
+            return replace(wanted, members=len(origin.trials)), search
+        if _name(wanted, search.run.study) != opened.run.study:
+            return replace(wanted, trial=origin.trials[0], by=None), search
     return wanted, search
 
 
 def _name(wanted: TrainRequest, study: str) -> str:
+    by = "" if wanted.by is None else f"-{rundir.slug(wanted.by)}"
     if wanted.members is not None:
-        return f"{study}-final-top{wanted.members}"
-    return f"{study}-final" + (f"-{wanted.trial}" if wanted.trial is not None else "")
+        return f"{study}-final-top{wanted.members}{by}"
+    return f"{study}-final" + (f"-{wanted.trial}" if wanted.trial is not None else by)
 
 
 def _text(wanted: TrainRequest, opened: OpenRun, name: str) -> str:
@@ -131,9 +139,12 @@ def _text(wanted: TrainRequest, opened: OpenRun, name: str) -> str:
     if wanted.trial is not None:
         found = chosen(opened, [wanted.trial])
     else:
-        found = winners(opened, wanted.members or 1)
+        found = winners(opened, wanted.members or 1, wanted.by)
     if wanted.members is not None and len(found) < max(2, wanted.members):
-        raise ConfigError(f"--ensemble {wanted.members}: there are {len(found)} different trials")
+        of = "" if wanted.by is None else " on the front"
+        raise ConfigError(
+            f"--ensemble {wanted.members}: there are {len(found)} different trials{of}"
+        )
     origin = _origin(OriginKind.FINAL, wanted, opened, found)
     derived = derive.final(tree, [record.params for record in found], origin, study=name)
     return derive.text(derived, name, wanted.overrides)
@@ -148,7 +159,10 @@ def _origin(
         opened.run.study,
         run_dir=str(opened.run_dir.path),
         trials=[record.number for record in found],
-        values=[record.values[0] for record in found if record.values],
+        values=[
+            record.values[metric_place(opened, wanted.by)] for record in found if record.values
+        ],
+        by=wanted.by,
         output=output,
         commit=commit_of(opened.run.workdir),
     )
@@ -201,21 +215,23 @@ def _together(
     """The members' predictions averaged, in a study of its own; then their folders with a card."""
     trained = _completed(members_dir)
     folders = [members_dir.trial(place) / _MODEL for place in sorted(trained)]
-    name = f"{opened.run.study}-ensemble-top{len(folders)}"
+    by = "" if wanted.by is None else f"-{rundir.slug(wanted.by)}"
+    name = f"{opened.run.study}-ensemble-top{len(folders)}{by}"
     run_dir = beside(opened, name)
     of_members = origin_of(members_dir)
     assert of_members is not None, "derived"
 
     def write() -> str:
-        origin = _origin(OriginKind.ENSEMBLE, wanted, opened, chosen(opened, of_members.trials))
+        found = chosen(opened, of_members.trials, wanted.by)
+        origin = _origin(OriginKind.ENSEMBLE, wanted, opened, found)
         origin["output"] = of_members.output
         texts = [str(folder) for folder in folders]
         kept = {key: value for key, value in origin.items() if value is not None}
-        params = trained[0].params
+        points = [trained[place].params for place in sorted(trained)]
         # What was trained is there already; these may still say where and how it is evaluated.
         flags = [flag for flag in wanted.overrides if not flag.startswith(_OF_THE_MEMBERS)]
         derived = derive.ensemble(
-            keys_of(opened, wanted.overrides), texts, params, kept, study=name
+            keys_of(opened, wanted.overrides), texts, points, kept, study=name
         )
         return derive.text(derived, name, flags)
 
@@ -227,10 +243,17 @@ def _together(
     [(place, record)] = _completed(run_dir).items()
     card = make_card(opened, run_dir, record, place)
     members = tuple(
-        Member(folder=f"member-{i}", trial=trial, loss=card.final.get(f"member_{i}_loss"))
+        Member(
+            folder=f"member-{i}",
+            trial=trial,
+            params=", ".join(f"{name} {value}" for name, value in trained[i].params.items()),
+            loss=card.final.get(f"member_{i}_eval_loss"),
+            accuracy=card.final.get(f"member_{i}_eval_accuracy"),
+        )
         for i, trial in enumerate(of_members.trials)
     )
-    card = replace(card, members=members)
+    together = {name: card.final[name] for name in card.final if not name.startswith("member_")}
+    card = replace(card, final=together, members=members)
     parts = {member.folder: folder for member, folder in zip(members, folders, strict=True)}
     folder = deliver(card, parts, run_dir.trial(place), of_members.output)
     done = replace(so_far, folder=folder, searched=card.searched, final=card.final)

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from hpoctl.corners import shortened
 from hpoctl.failures import TrialFailed, classify
 from hpoctl.objectives import command
 from hpoctl.trial import Objective, Outcome, Pruned, Trial
@@ -69,12 +70,17 @@ def objective(trial: Trial) -> dict[str, float]:
 
 
 class _Short:
-    """The trial as the measured objective sees it: its own arguments, and nobody to report to."""
+    """The trial as the measured objective sees it: its own arguments, and nobody to report to.
+
+    However long a point or the arguments say that it is, it is short.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
+        steps = int(_number(trial.args, "steps"))
+        self.params = shortened(trial.params, steps)
         of = _group(trial.args, "of")
-        self.args, self.metrics = _group(of, "args"), _metrics(of)
+        self.args, self.metrics = shortened(_group(of, "args"), steps), _metrics(of)
 
     def report(self, value: float, step: int, **extra: float) -> None:
         """Nothing: how good it is does not matter here."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hpoctl.comparison import Confirmed, Interval
+from hpoctl.comparison import LEVEL, Confirmed, Interval
 from hpoctl.output import (
     Format,
     report_shape,
@@ -88,6 +88,8 @@ def confirmation_shape(done: Confirmation) -> dict[str, object]:
         "run_dir": str(done.run_dir),
         "metric": done.metric,
         "seeds": done.seeds,
+        "drawn": done.drawn,
+        "interval": {"kind": "student-t", "level": LEVEL},
         "unfinished": done.unfinished,
         "failed": done.failed,
         "order_holds": done.comparison.order_holds,
@@ -111,7 +113,7 @@ def _interval_shape(interval: Interval | None) -> dict[str, object] | None:
 
 def _confirmed_rows(done: Confirmation) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
-        ("trial", f"{done.metric} in the search", "again: mean", "95 % interval", "n", "behind")
+        ("trial", f"{done.metric} in the search", "again: mean", "95 % interval (t)", "n", "behind")
     ]
     for winner in done.comparison.winners:
         again = winner.again

@@ -17,24 +17,29 @@ from hpoctl.sweep import Metric
 def best(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> TrialRecord | None:
     """The best COMPLETE trial that violates no constraint, or None; ties go to the first.
 
-    With several metrics it is a compromise: of the front, the trial nearest to the point where
-    every metric would be as good as it is anywhere on the front, each scaled to the front's width.
+    With several metrics it is the first of the `compromises`.
+    """
+    return next(iter(compromises(records, metrics)), None)
+
+
+def compromises(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
+    """The front, those trials first that are the best compromises.
+
+    They are nearest to the point where every metric would be as good as it is anywhere on the
+    front, each scaled to the front's width. What has an infinite value comes last.
     """
     on_front = front(records, metrics)
-    if len(metrics) == 1 or not on_front:
-        return on_front[0] if on_front else None
     losses = {record.number: _losses(record, metrics) for record in on_front}
-    columns = [*zip(*losses.values(), strict=True)]
+    finite = [r for r in on_front if all(map(math.isfinite, losses[r.number]))]
+    columns = [*zip(*(losses[record.number] for record in finite), strict=True)]
     scales = [(min(column), max(column) - min(column)) for column in columns]
 
     def distance(record: TrialRecord) -> float:
         pairs = zip(losses[record.number], scales, strict=True)
         return math.hypot(*((loss - low) / width if width else 0.0 for loss, (low, width) in pairs))
 
-    finite = [r for r in on_front if all(map(math.isfinite, losses[r.number]))]
-    if any(not math.isfinite(width) for _, width in scales):
-        return best(finite, metrics) if finite else on_front[0]
-    return min(on_front, key=lambda record: (distance(record), record.number))
+    finite.sort(key=lambda record: (distance(record), record.number))
+    return [*finite, *(record for record in on_front if record not in finite)]
 
 
 def front(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
@@ -68,13 +73,15 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def ranked(records: Sequence[TrialRecord], metrics: Sequence[Metric]) -> list[TrialRecord]:
-    """The COMPLETE trials by their first metric, the best one first."""
+def ranked(
+    records: Sequence[TrialRecord], metrics: Sequence[Metric], place: int = 0
+) -> list[TrialRecord]:
+    """The COMPLETE trials by the metric in this place, the best one first."""
     entries = [
-        (_losses(record, metrics)[0], record.number, record)
+        (_losses(record, metrics)[place], record.number, record)
         for record in records
         if record.state is TrialState.COMPLETE and record.values
-        if not math.isnan(record.values[0])
+        if not math.isnan(record.values[place])
     ]
     return [record for *_, record in sorted(entries, key=lambda entry: entry[:2])]
 

@@ -48,7 +48,9 @@ def objective(trial):
 
 
 def search(
-    hpoctl: Hpoctl, values: Sequence[float] = (0.01, 1.0, 4.0, 16.0), **changes: object
+    hpoctl: Hpoctl,
+    values: Sequence[float | Sequence[float]] = (0.01, 1.0, 4.0, 16.0),
+    **changes: object,
 ) -> None:
     """A finished grid of four trials; trial 0 is the best, then 1, 2 and 3. No worker has run."""
     tree = {**SWEEP, "objective_args": {"noise": 0.01}, **changes}
@@ -61,7 +63,7 @@ def search(
     for value in values:
         claim = study.claim(worker)
         assert claim is not None
-        study.complete(claim, [value], {})
+        study.complete(claim, [value] if isinstance(value, float) else value, {})
     study.check_in(replace(worker, ended_at=2.0, trials=len(values)))
     run = Run(
         study="a-study",
@@ -102,6 +104,8 @@ def test_winners_run_again_with_the_same_seeds_and_are_compared(hpoctl: Hpoctl) 
     trials = json.loads(hpoctl("trials", "a-study-confirm", "--json").stdout)
     seeds = [trial["attrs"]["seed"] for trial in trials]
     assert seeds[0:3] == [seeds[0]] * 3
+    assert done["drawn"] == seeds[::3]
+    assert done["interval"] == {"kind": "student-t", "level": 0.95}
     assert len(set(seeds)) == 3
     searched = json.loads(hpoctl("trials", "a-study", "--json").stdout)
     assert not {trial["attrs"]["seed"] for trial in searched} & set(seeds)
@@ -119,7 +123,7 @@ def test_another_confirmation_needs_another_name(hpoctl: Hpoctl) -> None:
     refused = hpoctl("confirm", "a-study", "--seeds", "4", code=2).stderr
     assert refused == (
         "hpoctl: study 'a-study-confirm' runs trials 1, 3 with 1 seeds already: give no --top,"
-        " --trials or --seeds to see it, or another --name\n"
+        " --trials, --by or --seeds to see it, or another --name\n"
     )
     other = answer(hpoctl, "confirm", "a-study", "--seeds", "2", "--name", "more", "--wait")
     assert [winner["again"]["n"] for winner in other["winners"]] == [2, 2, 2]

@@ -62,6 +62,8 @@ def test_the_final_model_and_the_ensemble_are_tested_on_what_the_search_has_not_
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) <= llm.config.vocab_size
     assert "evaluate_on: test" in (folder / "README.md").read_text()
+    assert "It began with random weights." in (folder / "README.md").read_text()
+    assert folder.joinpath("model.safetensors").stat().st_mode & 0o077  # others may read it
     together = answer(searched, "train", "tiny", "--ensemble", "2", "-o", "both", "--wait")
     _check_ensemble(together, final, searched.folder / "both")
 
@@ -76,9 +78,22 @@ def _check_ensemble(together: Mapping[str, Any], final: Mapping[str, Any], folde
     # can gain a factor of two at most, where one of them is sure.
     assert min(losses) - math.log(2) < loss < sum(losses) / 2
     assert together["final"]["perplexity"] == pytest.approx(math.exp(loss))
+    assert 0 < together["final"]["eval_accuracy"] < 1
+    accuracies = [member["accuracy"] for member in together["members"]]
+    assert accuracies[0] == pytest.approx(final["final"]["eval_accuracy"], rel=1e-5)
     for member in ("member-0", "member-1"):
         assert (folder / member / "config.json").exists()
     assert "averaged" in (folder / "README.md").read_text()
+
+
+def test_trials_with_one_seed_agree_to_the_last_digit(hpoctl: Hpoctl) -> None:
+    inert = {"training": {"logging_first_step": {"type": "categorical", "values": [True, False]}}}
+    write(hpoctl.folder / "sweep.yaml", {**SWEEP, "search_space": inert})
+    hpoctl("run", "sweep.yaml", timeout_s=240)
+    again = answer(hpoctl, "confirm", "tiny", "--seeds", "1", "--wait")
+    one, other = (winner["values"] for winner in again["winners"])
+    assert one == other
+    assert again["winners"][0]["searched"] == again["winners"][1]["searched"] != one[0]
 
 
 def test_fit_measures_a_language_model(hpoctl: Hpoctl) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ given = json.loads(sys.argv[1])
 folder = Path(given["dir"])
 folder.mkdir(exist_ok=True)
 trial = SimpleNamespace(
-    dir=folder, args=given["args"], params={}, number=given["number"], seed=1, cpus=1, attempt=1,
-    should_checkpoint=lambda: False, metrics=["peak_gb"],
+    dir=folder, args=given["args"], params=given["params"], number=given["number"], seed=1,
+    cpus=1, attempt=1, should_checkpoint=lambda: False, metrics=["peak_gb"],
 )
 measured.prepare(trial.args)
 try:
@@ -48,14 +49,19 @@ def objective(trial):
     for _ in range(trial.args["mib"] // 10):
         held.append(bytearray(b"x" * (10 << 20)))
         time.sleep(0.01)
-    return {"loss": float(trial.args["max_steps"]), "memory_gb": 7.0}
+    steps = trial.params.get("training", trial.args)["max_steps"]
+    return {"loss": float(steps), "memory_gb": 7.0}
 """
 
 
-def measure(folder: Path, number: int = 0, **given: Any) -> dict[str, Any]:
+def measure(
+    folder: Path, number: int = 0, params: Mapping[str, object] | None = None, **given: Any
+) -> dict[str, Any]:
     (folder / "mine.py").write_text(MINE)
     args = {"of": {"objective": "mine", "args": {"mib": 50, "max_steps": 3}}, "steps": 3, **given}
-    asked = json.dumps({"dir": str(folder / str(number)), "args": args, "number": number})
+    asked = json.dumps(
+        {"dir": str(folder / str(number)), "args": args, "number": number, "params": params or {}}
+    )
     command = [sys.executable, "-c", RUN, asked, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -86,7 +92,7 @@ def test_what_does_not_fit_is_ended_as_out_of_memory(tmp_path: Path, mib: int) -
 
 
 def test_after_one_that_did_not_fit_larger_ones_are_not_tried(tmp_path: Path) -> None:
-    rising = {"rising": True, "limit_gb": 0.3}
+    rising: dict[str, Any] = {"rising": True, "limit_gb": 0.3}
     assert "peak_gb" in measure(tmp_path, 0, **rising)
     assert "failed" in measure(tmp_path, 1, of=of(900), **rising)
     assert measure(tmp_path, 2, **rising) == {"pruned": "a smaller one did not fit"}
@@ -100,3 +106,12 @@ def test_a_program_is_measured_by_what_it_took(tmp_path: Path) -> None:
     found = measure(tmp_path, of={"command": words, "args": args, "metrics": metrics})
     assert found["loss"] == 3.0
     assert found["peak_gb"] > 300 / 1024
+
+
+def test_a_searched_number_of_steps_is_as_few_too(tmp_path: Path) -> None:
+    long = {"training": {"max_steps": 100_000, "batch_size": 8}}
+    assert measure(tmp_path, params=long)["loss"] == 3.0
+    echo = "import os, json; p = os.environ; loss = float(p['HPOCTL_PARAM_TRAINING_MAX_STEPS'])"
+    command = [sys.executable, "-c", f"{echo}; print(json.dumps(dict(loss=loss)))"]
+    program = {"command": command, "args": {}, "metrics": [{"name": "loss"}]}
+    assert measure(tmp_path, params=long, of=program)["loss"] == 3.0

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from hpoctl import config
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report.ranking import best, best_config, front
+from hpoctl.report.ranking import best, best_config, compromises, front, ranked
 from hpoctl.samplers import Manual
 from hpoctl.space import Value, nest
 from hpoctl.sweep import Metric
@@ -175,3 +175,16 @@ def test_every_parameter_value_comes_back_from_the_file_exactly(
     record = TrialRecord(number=0, state=TrialState.COMPLETE, values=(1.0,), params=params)
     written = best_config(record, [LOSS]).encode().decode()
     assert same(YAML(typ="safe", pure=True).load(StringIO(written)), nest(params))
+
+
+def test_compromises_are_the_front_the_best_one_first_and_the_infinite_last() -> None:
+    records = [
+        complete(0, 1.0, 0.0),
+        complete(1, 2.0, 0.9),
+        complete(2, 5.0, 1.0),
+        complete(3, 3.0, 0.5),  # beaten by 1
+        complete(4, math.inf, 2.0),
+    ]
+    assert [record.number for record in compromises(records, [LOSS, ACCURACY])] == [1, 0, 2, 4]
+    by_accuracy = ranked(front(records, [LOSS, ACCURACY]), [LOSS, ACCURACY], 1)
+    assert [record.number for record in by_accuracy] == [4, 2, 1, 0]

@@ -49,8 +49,18 @@ class ExactTrainer(Trainer):
 
 def totals(sums: EvalPrediction) -> dict[str, float]:
     """Loss, accuracy and perplexity of the tokens that `prediction_step` summed up."""
-    counted = float(np.sum(np.asarray(sums.label_ids)))
+    loss, hits = np.sum(np.asarray(sums.predictions), axis=0)
+    found = averages(float(loss), float(hits), float(np.sum(np.asarray(sums.label_ids))))
+    return {AT_STEPS[name].removeprefix("eval_"): value for name, value in found.items()}
+
+
+def averages(loss: float, hits: float, counted: float) -> dict[str, float]:
+    """The metrics of so many tokens with this summed loss, and so many guessed right."""
     if not counted:
         raise ValueError("dataset: no token of the evaluation text is to be predicted")
-    loss, hits = (float(part) / counted for part in np.sum(np.asarray(sums.predictions), axis=0))
-    return {"loss": loss, "accuracy": hits, "perplexity": perplexity(loss)}
+    mean = loss / counted
+    return {
+        "eval_loss": mean,
+        "eval_accuracy": hits / counted,
+        "perplexity": perplexity(mean),
+    }

@@ -6,6 +6,7 @@ Source: https://huggingface.co/docs/hub/model-cards
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,15 @@ class DataFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FromHub:
+    """A `kind` of thing, model or dataset, that came from a hub, and its commit there."""
+
+    kind: str
+    name: str
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """All that a model card says. `searched` and `final` are values by metric.
 
@@ -63,6 +73,7 @@ class Card:
     settings: str
     data: str
     files: tuple[DataFile, ...]
+    hub: tuple[FromHub, ...] = ()
     seed: int | None
     version: str
     commit: str | None
@@ -91,6 +102,15 @@ def data_files(dataset: Mapping[str, object], workdir: Path) -> Iterator[DataFil
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
             yield DataFile(path=str(dataset[key]), sha256=digest)
+
+
+def from_hub(trial: Path) -> tuple[FromHub, ...]:
+    """What a trial noted in its folder of what it read from a hub."""
+    note = trial / "hub.json"
+    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    return tuple(
+        FromHub(kind=kind, name=one["name"], commit=one["commit"]) for kind, one in found.items()
+    )
 
 
 def commit_of(folder: Path) -> str | None:

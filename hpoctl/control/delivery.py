@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hpoctl import config, derive
-from hpoctl.card import Card, data_files
+from hpoctl.card import Card, data_files, from_hub
 from hpoctl.control.derived import keys_of
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import ConfigError
@@ -70,6 +70,7 @@ def make_card(opened: OpenRun, run_dir: RunDir, record: TrialRecord, place: int)
         settings=config.dump(settings) if settings else "",
         data=config.dump(data or {"objective_args": dict(sweep.objective_args)}),
         files=tuple(data_files(data, opened.run.workdir)),
+        hub=from_hub(run_dir.trial(record.number)),
         seed=seed if isinstance(seed, int) else None,
         version=version("hpoctl"),
         commit=origin.commit,

@@ -35,10 +35,6 @@ def fetch(request: Request) -> tuple[Fetched, ...]:
             raise HpoctlError(
                 f"{missing.name or missing} is needed: pip install 'hpoctl[llm]'"
             ) from missing
-        except Exception as wrong:  # of a library of HTTP, which changes with its versions
-            lines = str(wrong).strip().splitlines() or [type(wrong).__name__]
-            raise HpoctlError(
-                f"{name.kind} {name.name}: cannot be fetched: {lines[0]}; is the name right, is"
-                " there a network here, and does it need 'hf auth login'?"
-            ) from wrong
+        except ValueError as wrong:
+            raise HpoctlError(str(wrong)) from wrong
     return tuple(fetched)

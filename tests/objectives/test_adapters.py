@@ -8,6 +8,7 @@ import pytest
 
 from hpoctl.objectives.causal_lm import adapters, models, pretrained
 from hpoctl.objectives.causal_lm.adapters import attach, read_lora
+from hpoctl.objectives.causal_lm.places import locate
 
 from .conftest import PretrainedFolders
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def base(folder: Path) -> PreTrainedModel:
-    weights = pretrained.load(pretrained.locate(str(folder)), "float32")
+    weights = pretrained.load(locate(str(folder)), "float32")
     return pretrained.make(weights, keep_layers=None, dropout=None, dtype="float32")
 
 

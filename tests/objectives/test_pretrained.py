@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from hpoctl.objectives.causal_lm import pretrained
-from hpoctl.objectives.causal_lm.pretrained import Place, load, locate, make, take
+from hpoctl.objectives.causal_lm.hub import read_model
+from hpoctl.objectives.causal_lm.places import Place, locate
+from hpoctl.objectives.causal_lm.pretrained import load, make, take
 from hpoctl.trial import Infeasible
 
 from .conftest import PretrainedFolders
@@ -30,7 +32,7 @@ def test_a_folder_a_file_and_a_name_on_the_hub_are_told_apart(
     assert locate("saved") == Place(name="saved", source="saved")
     assert locate("gguf") == Place(name="gguf", source="gguf", gguf_file="x.gguf")
     assert locate("saved/x.gguf").gguf_file == "x.gguf"
-    assert locate("gpt2") == Place(name="gpt2", source="gpt2")
+    assert (locate("gpt2").source, locate("gpt2").hub) == ("gpt2", read_model("gpt2"))
     assert locate("meta-llama/Llama-3.3-8B").source == "meta-llama/Llama-3.3-8B"
     for name, wrong in {
         "two": "no config.json, and several .gguf files: name one of a.gguf, b.gguf",
@@ -164,5 +166,5 @@ def test_a_name_on_the_hub_is_found_in_its_cache_and_nothing_outlives_the_loadin
         timeout=120,
     )
     (said,) = done.stdout.splitlines()
-    assert said.startswith("model.pretrained: someone/else: We couldn't connect to")
-    assert said.endswith("fetch it on the login node with `hpoctl prefetch`, or give a folder)")
+    assert said.startswith("model.pretrained: someone/else: the hub cannot be reached from here")
+    assert said.endswith("A login node may fetch it: hpoctl prefetch SWEEP")

@@ -100,7 +100,7 @@ def test_what_this_machine_cannot_use_is_refused_before_a_model_is_built(
 
 
 def test_every_field_of_training_arguments_may_be_given_by_its_default(tmp_path: Path) -> None:
-    for name, (field, _) in arguments._fields().items():
+    for name, field in arguments._fields().items():
         if name not in arguments._SET_HERE and isinstance(field.default, str | int | float):
             assert arguments.fields({name: field.default}, {}) == {name: field.default}
 

@@ -3,7 +3,7 @@
 `objective_args` (fixed) and the search space (searched; it wins) share these groups of values:
 
     model:     from_scratch: gpt2, num_layers …, or pretrained: NAME, keep_layers … (`models`)
-    lora:      r, alpha, dropout, target_modules: what is trained beside a frozen model (`adapters`)
+    lora:      any field of peft.LoraConfig: what is trained beside a frozen model (`adapters`)
     training:  any field of transformers.TrainingArguments, and short names (`training`)
     dataset:   which text, and how it is cut (`text`); only the latter may be searched
 
@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, cast
 from hpoctl.objectives.causal_lm import adapters, footprint, measures, models, ranks
 from hpoctl.objectives.causal_lm.arguments import fields, rungs, training_arguments
 from hpoctl.objectives.causal_lm.checks import GROUPS, SEARCHED, check
+from hpoctl.objectives.causal_lm.origins import write_origins
 from hpoctl.objectives.causal_lm.scratch import create_llm
-from hpoctl.objectives.causal_lm.text import corpus, read_source
+from hpoctl.objectives.causal_lm.text import corpus, read_source, tokens_known
 from hpoctl.objectives.causal_lm.training import create_trainer, run
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
@@ -51,7 +52,7 @@ def prepare(args: Mapping[str, object]) -> None:
     Raises ValueError or Infeasible where `args` cannot be used by any trial.
     """
     check_names(args, GROUPS)
-    models.check(group(args, "model"), adapters.of(args))
+    models.check(group(args, "model"))
     measure = measures.read(group(args, "measure"))
     source, how = read_source(group(args, "dataset"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before the fork
@@ -59,6 +60,8 @@ def prepare(args: Mapping[str, object]) -> None:
 
     torch.set_num_threads(1)  # with an OpenMP pool in the parent, a forked child hangs
     fields(group(args, "training"), {})
+    if (lora := adapters.of(args)) is not None:
+        adapters.read_lora(lora)
     ranks.count(args)
     # Named but not used: the import takes seconds, and every child inherits it.
     from transformers import GPT2LMHeadModel  # noqa: F401  # children inherit it
@@ -103,7 +106,11 @@ def _train(trial: Trial) -> dict[str, float]:
 
     torch.set_num_threads(trial.cpus)
     made = training_arguments(training, trial, ranks.world_of(trial))
-    text = corpus(source, how, models.tokenizer(values))
+    # What does not fit ends here: before data are cut for it, and weights are read.
+    place, room = models.tokenizer(values), models.room(model, block_size=how.max_length)
+    models.check_vocabulary(model, room, tokens_known(source, place))
+    text = corpus(source, how, place)
+    write_origins(trial.dir, place, source, text)
     set_seed(trial.seed)
     llm = models.build(model, vocab_size=len(text.tokenizer), block_size=how.max_length)
     measured = cast("PreTrainedModel", llm)  # what peft wraps answers as the model itself

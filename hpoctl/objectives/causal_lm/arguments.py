@@ -6,19 +6,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
 import importlib.metadata
 import itertools
 import math
-import re
-import types
-import typing
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from hpoctl.objectives.causal_lm.typed import Field, fields_of, naming_a_field
 from hpoctl.objectives.causal_lm.values import check_names, share, whole
 from hpoctl.trial import Trial
 
@@ -88,7 +83,11 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
                 raise ValueError(f"training.{name}: '{field}' is given twice, under two names")
             if name == "warmup_ratio":
                 share("training.warmup_ratio", value)
-            named[field] = _rungs(value) if name == RUNGS else _checked(name, value, known[field])
+            if name == RUNGS:
+                named[field] = _rungs(value)
+            else:
+                checked = known[field].checked(f"training.{name}", value)
+                named[field] = _in_range(name, field, checked)
         merged.update(named)
     for name in _BY_RUNGS:
         if RUNGS in merged and name in merged:
@@ -97,16 +96,10 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
 
 
 @functools.cache
-def _fields() -> dict[str, tuple[dataclasses.Field[object], object]]:
-    """Every field of TrainingArguments by name, with its type."""
+def _fields() -> Mapping[str, Field]:
     from transformers import TrainingArguments
 
-    hints = typing.get_type_hints(TrainingArguments)
-    return {
-        field.name: (field, hints[field.name])
-        for field in dataclasses.fields(TrainingArguments)
-        if field.init
-    }
+    return fields_of(TrainingArguments)
 
 
 def _rungs(value: object) -> tuple[int, ...]:
@@ -118,75 +111,12 @@ def _rungs(value: object) -> tuple[int, ...]:
     return found
 
 
-def _checked(name: str, value: object, known: tuple[dataclasses.Field[object], object]) -> object:
-    """The value, if the field can hold it; a whole number may be written as 8.0."""
-    field, hint = known
-    kinds = _kinds(hint)
-    if value is None:
-        if field.default is not None:
-            raise ValueError(f"training.{name}: is empty: give a value, or leave it out")
-        return value
-    words = next((_words(kind) for kind in kinds if _words(kind)), None)
-    words = words or field.metadata.get("choices")
-    if words and isinstance(value, str) and value not in words:
-        close = difflib.get_close_matches(value, words, n=1)
-        hint_at = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(words)}"
-        raise ValueError(f"training.{name}: {value!r} is not known; {hint_at}")
-    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
-        value = int(value)
-    if not any(_fits(value, kind) for kind in kinds):
-        must = " or ".join(sorted({_called(kind) for kind in kinds if kind is not type(None)}))
-        raise ValueError(f"training.{name}: is {value!r}, but must be {must}")
-    return _in_range(name, field.name, value)
-
-
 def _in_range(name: str, field: str, value: object) -> object:
     low, high = _RANGES.get(field, (-math.inf, math.inf))
     if isinstance(value, int | float) and not low <= value <= high:
         below = "" if math.isinf(high) else f" to {high:g}"
         raise ValueError(f"training.{name}: is {value!r}, but must be from {low:g}{below or ' on'}")
     return value
-
-
-def _kinds(hint: object) -> tuple[object, ...]:
-    """The types of which a value may be one."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _words(kind: object) -> list[str]:
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return [str(member.value) for member in kind]
-    return []
-
-
-def _fits(value: object, kind: object) -> bool:
-    if typing.get_origin(kind) is typing.Literal:
-        return value in typing.get_args(kind)
-    kind = typing.get_origin(kind) or kind
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if _words(kind):
-        return isinstance(value, str)
-    if kind is dict:
-        return isinstance(value, Mapping)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _called(kind: object) -> str:
-    kind = typing.get_origin(kind) or kind
-    names: dict[object, str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a word",
-        dict: "names and values",
-        list: "a list",
-    }
-    return names.get(kind, "a word")
 
 
 def training_arguments(
@@ -208,7 +138,7 @@ def training_arguments(
         _check_optimizer(made)
         _check_schedule(made)
     except ValueError as wrong:
-        raise ValueError(_naming_a_field(str(wrong))) from wrong
+        raise ValueError(naming_a_field("training", _fields(), str(wrong))) from wrong
     return made
 
 
@@ -290,11 +220,3 @@ def _check_schedule(made: TrainingArguments) -> None:
     except (TypeError, ValueError) as wrong:
         name = getattr(made.lr_scheduler_type, "value", made.lr_scheduler_type)
         raise ValueError(f"training.lr_scheduler_kwargs: '{name}': {wrong}") from wrong
-
-
-def _naming_a_field(message: str) -> str:
-    """What transformers refuses, beginning with the field that it speaks of."""
-    if message.startswith("training."):
-        return message
-    spoken = [name for name in _fields() if re.search(rf"\b{name}\b", message)]
-    return f"training.{max(spoken, key=len)}: {message}" if spoken else f"training: {message}"

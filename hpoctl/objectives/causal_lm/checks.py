@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 
 from hpoctl.objectives.causal_lm import adapters, measures, models
 from hpoctl.objectives.causal_lm.arguments import ALIASES, RUNGS
 from hpoctl.objectives.causal_lm.text import Opened, check_searched, read_source
+from hpoctl.objectives.causal_lm.typed import names_in
 from hpoctl.objectives.causal_lm.values import check_names, group
 
 GROUPS = (
@@ -41,33 +39,25 @@ def check(
     check_names(args, GROUPS)
     check_names(searched, SEARCHED)
     for tree in (args, searched):
-        check_names(group(tree, "training"), _training_names(), "training.")
-        check_names(group(tree, "lora"), adapters.KEYS, "lora.")
+        training = group(tree, "training")
+        check_names(training, _training_names() or [*training], "training.")
+        adapters.check_light(group(tree, "lora"))
     check_names(group(searched, "model"), models.KNOWN, "model.")
     measures.check_metrics(wanted, measures.read(group(args, "measure")))
     for name in group(searched, "dataset"):
         check_searched(name)
     source, _ = read_source(group(args, "dataset"))
     check_names(group(args, "model"), models.KNOWN, "model.")
+    models.check_fixed(group(args, "model"), group(searched, "model"))
+    based = {"pretrained"} & {*group(args, "model"), *group(searched, "model")}
+    if "lora" in {*args, *searched} and not based:
+        raise ValueError(models.NO_BASE)
     if files:
-        models.check(group(args, "model"), adapters.of(args))
+        models.check(group(args, "model"))
         Opened(source)
 
 
 def _training_names() -> list[str]:
-    """All names that the group may have, without loading transformers: its source is read.
-
-    Only the short ones where transformers is not installed here.
-    """
-    found = importlib.util.find_spec("transformers")
-    own = [*ALIASES, RUNGS]
-    if found is None or not found.submodule_search_locations:
-        return own
-    source = Path(found.submodule_search_locations[0], "training_args.py").read_text("utf-8")
-    (defined,) = (
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
-    )
-    fields = (node.target for node in defined.body if isinstance(node, ast.AnnAssign))
-    return [*own, *(field.id for field in fields if isinstance(field, ast.Name))]
+    """All names that the group may have; none without transformers here: it cannot be told."""
+    own = names_in("transformers", "training_args.py", "TrainingArguments")
+    return [] if own is None else [*ALIASES, RUNGS, *own]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.objectives.causal_lm.text import Corpus, corpus, read_source
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.trial import Trial
@@ -47,7 +48,7 @@ def objective(trial: Trial) -> dict[str, float]:
 def _text(args: Mapping[str, object]) -> Corpus:
     source, how = read_source(group(args, "dataset"), group(args, "searched"))
     pretrained = group(args, "model").get("pretrained")
-    return corpus(source, how, None if pretrained is None else str(pretrained))
+    return corpus(source, how, None if pretrained is None else locate(str(pretrained)))
 
 
 def _folders(args: Mapping[str, object]) -> Sequence[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from hpoctl.objectives.causal_lm import adapters, pretrained, scratch
 from hpoctl.objectives.causal_lm.adapters import Lora
-from hpoctl.objectives.causal_lm.pretrained import Place
+from hpoctl.objectives.causal_lm.places import Place, locate
 from hpoctl.objectives.causal_lm.scratch import Scratch
 from hpoctl.objectives.causal_lm.values import check_names, share, whole
 from hpoctl.trial import Infeasible
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DTYPES = ("float32", "bfloat16")
 _OF_SCRATCH = ("from_scratch", *scratch.KEYS)
 _OF_PRETRAINED = ("pretrained", "keep_layers", "quantize")
+NO_BASE = "lora: needs model.pretrained: an untrained model is trained in full"
 KNOWN = (*_OF_SCRATCH, *_OF_PRETRAINED, "dropout", "dtype")
 
 
@@ -41,15 +42,23 @@ Model = Scratch | Pretrained
 LLM: TypeAlias = "PreTrainedModel | PeftModel"
 
 
-def check(model: Mapping[str, object], lora: Mapping[str, object] | None) -> None:
+def check(model: Mapping[str, object]) -> None:
     """Raises ValueError for fixed values that no searched ones can mend; loads nothing."""
     check_names(model, KNOWN, "model.")
     if "from_scratch" in model:
         scratch.known_family(model["from_scratch"])
     if "pretrained" in model:
-        _pretrained(model, lora)
-    elif lora is not None:
-        adapters.read_lora(lora)
+        _pretrained(model, None)
+
+
+def check_fixed(model: Mapping[str, object], searched: Mapping[str, object]) -> None:
+    """Raises ValueError or Infeasible where the fixed values leave nothing to any searched ones."""
+    if not {"pretrained"} & {*model, *searched}:
+        scratch.check_sizes(model, searched)
+    if "dtype" not in searched:
+        _dtype(model)
+    if "dropout" in model and "dropout" not in searched:
+        share("model.dropout", model["dropout"])
 
 
 def prepare(model: Mapping[str, object]) -> None:
@@ -70,17 +79,22 @@ def read(model: Mapping[str, object], lora: Mapping[str, object] | None) -> Mode
     if "pretrained" not in model:
         _refuse(model, _OF_PRETRAINED, "needs model.pretrained")
         if lora is not None:
-            raise ValueError("lora: needs model.pretrained: an untrained model is trained in full")
+            raise ValueError(NO_BASE)
         return scratch.read_scratch(model, _dtype(model))
     found = _pretrained(model, lora)
     if found.quantize is not None and found.lora is None:
         raise ValueError(f"model.quantize: {found.quantize} weights cannot be trained: add lora")
+    if found.quantize is not None and found.lora is not None and not found.lora.keeps_base:
+        raise ValueError(
+            "lora.init_lora_weights: changes the weights, and quantised ones cannot be: leave it"
+            " out, or model.quantize"
+        )
     return found
 
 
 def _pretrained(model: Mapping[str, object], lora: Mapping[str, object] | None) -> Pretrained:
     _refuse(model, _OF_SCRATCH, "is for a model from scratch, and model.pretrained is given too")
-    place, layers = pretrained.locate(str(model["pretrained"])), model.get("keep_layers")
+    place, layers = locate(str(model["pretrained"])), model.get("keep_layers")
     quantize = adapters.read_quantize(model.get("quantize", "none"))
     if quantize is not None and place.gguf_file is not None:
         raise ValueError("model.quantize: not of a GGUF file, which is quantised: leave it out")
@@ -109,24 +123,59 @@ def _dtype(model: Mapping[str, object], usual: str = "float32") -> str:
     return str(dtype)
 
 
-def tokenizer(model: Mapping[str, object]) -> str | None:
-    """Whose tokenizer it needs: a name, folder or GGUF file; None where one is to be trained."""
-    if "pretrained" not in model:
-        return None
-    place = pretrained.locate(str(model["pretrained"]))
-    return place.source if place.gguf_file is None else f"{place.source}/{place.gguf_file}"
+def tokenizer(model: Mapping[str, object]) -> Place | None:
+    """Whose tokenizer it needs; None where one is to be trained."""
+    return locate(str(model["pretrained"])) if "pretrained" in model else None
+
+
+def room(model: Model, *, block_size: int) -> int | None:
+    """How many tokens the model can tell apart; None for as many as the tokenizer has.
+
+    Reads no weights. Raises Infeasible where it has too few layers, or cannot read texts of
+    `block_size` tokens; ValueError where there is no such model.
+    """
+    if isinstance(model, Scratch):
+        return model.vocab_size
+    config = pretrained.outline(model.place, keep_layers=model.keep_layers)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and block_size > longest:
+        raise Infeasible(
+            f"dataset.max_length: {block_size} tokens, but {model.place.name} takes {longest} at"
+            " most"
+        )
+    if model.lora is not None:
+        model.lora.check_layers(config.num_hidden_layers)
+    vocab_size: int = config.vocab_size
+    return vocab_size
+
+
+def check_vocabulary(model: Model, room: int | None, vocab_size: int) -> None:
+    """Raises Infeasible or ValueError where the tokenizer has more tokens than there is room for.
+
+    Infeasible is what another trial may have room for.
+    """
+    if room is None or vocab_size <= room:
+        return
+    if isinstance(model, Scratch):
+        raise Infeasible(
+            f"model.vocab_size: {room}, but the tokenizer has {vocab_size} tokens: give a larger"
+            " one, or a smaller dataset.vocab_size"
+        )
+    raise ValueError(
+        f"model.pretrained: {model.place.name} knows {room} tokens, its tokenizer {vocab_size}:"
+        " their files do not belong together"
+    )
 
 
 def build(model: Model, *, vocab_size: int, block_size: int) -> LLM:
     """The model of a trial, for a tokenizer of `vocab_size` and texts of up to `block_size` tokens.
 
-    Raises Infeasible where it is too small for those, ValueError where it cannot be loaded.
+    Both must have been found to fit. Raises ValueError where it cannot be loaded.
     """
     if isinstance(model, Scratch):
         llm = _untrained(model, vocab_size=vocab_size, block_size=block_size)
     else:
         llm = _trained(model)
-        _check_fit(llm, model.place, vocab_size=vocab_size, block_size=block_size)
     llm.loss_type = "ForCausalLM"  # transformers 5.23 guesses it from the class, and misses GPT-2
     if isinstance(model, Pretrained) and model.lora is not None:
         return adapters.attach(llm, model.lora)
@@ -134,15 +183,11 @@ def build(model: Model, *, vocab_size: int, block_size: int) -> LLM:
 
 
 def _untrained(model: Scratch, *, vocab_size: int, block_size: int) -> PreTrainedModel:
-    if model.vocab_size is not None and model.vocab_size < vocab_size:
-        raise Infeasible(
-            f"model.vocab_size: {model.vocab_size}, but the tokenizer has {vocab_size} tokens:"
-            " give a larger one, or a smaller dataset.vocab_size"
-        )
     return scratch.create_llm(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_heads=model.num_heads,
+        num_key_value_heads=model.num_key_value_heads,
         ff_dim=model.ff_dim,
         vocab_size=model.vocab_size or vocab_size,
         family=model.family,
@@ -167,24 +212,12 @@ def _trained(model: Pretrained) -> PreTrainedModel:
     )
 
 
-def _check_fit(llm: PreTrainedModel, place: Place, *, vocab_size: int, block_size: int) -> None:
-    longest = getattr(llm.config, "max_position_embeddings", None)
-    if longest is not None and block_size > longest:
-        raise Infeasible(
-            f"dataset.max_length: {block_size} tokens, but {place.name} takes {longest} at most"
-        )
-    if vocab_size > llm.config.vocab_size:
-        raise ValueError(
-            f"model.pretrained: {place.name} knows {llm.config.vocab_size} tokens, its tokenizer"
-            f" {vocab_size}: their files do not belong together"
-        )
-
-
 def parameters(llm: LLM) -> dict[str, float]:
     """How many numbers the model has, without an adapter, and how many are trained."""
     if (adapted := _adapted(llm)) is not None:
         trainable, every = adapted.get_nb_trainable_parameters()
-        return {"parameters": float(every - trainable), "trainable_parameters": float(trainable)}
+        added = adapters.added(adapted)  # less than is trained where biases of the model are
+        return {"parameters": float(every - added), "trainable_parameters": float(trainable)}
     count: Callable[..., int] = llm.num_parameters
     return {
         "parameters": float(count()),

@@ -11,9 +11,10 @@ import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from hpoctl.objectives.causal_lm.places import KEY, Place
+from hpoctl.objectives.causal_lm.refusals import way_out
 from hpoctl.trial import Infeasible
 
 if TYPE_CHECKING:
@@ -26,24 +27,9 @@ if TYPE_CHECKING:
     )
 
 Found = TypeVar("Found")
-_ON_HUB = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 _LAYER = re.compile(r"\.(\d+)\.")  # in the name of a tensor; in all families the first number
 # Each family has its own names, as resid_pdrop or attention_dropout; other heads are not meant.
 _DROPOUT = re.compile(r"(?!classifier_|summary_)(?:\w+_)?p?drop(?:out)?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a trained model and its tokenizer are: `from_pretrained(**place.arguments())`."""
-
-    name: str  # as it is given
-    source: str  # a name on the hub, or a folder
-    gguf_file: str | None = None  # in that source
-
-    def arguments(self) -> dict[str, str]:
-        """What `from_pretrained` of a configuration, a model or a tokenizer takes."""
-        where = {"pretrained_model_name_or_path": self.source}
-        return where if self.gguf_file is None else {**where, "gguf_file": self.gguf_file}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,30 +40,6 @@ class Weights:
     config: PreTrainedConfig
     generation: GenerationConfig | None
     tensors: Mapping[str, Tensor]
-
-
-def locate(name: str) -> Place:
-    """Where the model of this name is; a folder comes before the hub. Raises ValueError."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return Place(name=name, source=str(path), gguf_file=_gguf_in(path))
-    if path.exists() or not _ON_HUB.fullmatch(name) or path.suffix == ".gguf":
-        if path.suffix == ".gguf" and path.is_file():
-            return Place(name=name, source=str(path.parent), gguf_file=path.name)
-        wrong = "is neither a folder nor a .gguf file" if path.exists() else "there is no such file"
-        raise ValueError(f"model.pretrained: {path.absolute()}: {wrong}")
-    return Place(name=name, source=name)
-
-
-def _gguf_in(folder: Path) -> str | None:
-    """The GGUF file of a folder that holds nothing better."""
-    if (folder / "config.json").exists():
-        return None
-    files = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(files) != 1:
-        found = f"several .gguf files: name one of {', '.join(files)}" if files else "no .gguf file"
-        raise ValueError(f"model.pretrained: {folder.absolute()}: no config.json, and {found}")
-    return files[0]
 
 
 # The one piece of state in this module, and the reason for preparing at all: what the worker has
@@ -101,6 +63,15 @@ def take(place: Place, dtype: str) -> Weights:
         if (place, kept) in _held:
             return _held.pop((place, kept))
     return load(place, dtype)
+
+
+def outline(place: Place, *, keep_layers: int | None) -> PreTrainedConfig:
+    """The model's configuration, without its weights. Raises ValueError, or Infeasible."""
+    from transformers import AutoConfig
+
+    held = next((weights.config for (where, _), weights in _held.items() if where == place), None)
+    config = held or _found(place, AutoConfig.from_pretrained)
+    return changed(config, keep_layers=keep_layers, dropout=None)
 
 
 def load(place: Place, dtype: str) -> Weights:
@@ -157,14 +128,7 @@ def _found(place: Place, read: Callable[..., Found], **options: object) -> Found
     try:
         return read(**place.arguments(), **options)
     except (OSError, ValueError) as wrong:
-        said = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
-        hint = ""
-        if not Path(place.source).is_dir():
-            hint = (
-                " (where the hub cannot be reached: fetch it on the login node with"
-                " `hpoctl prefetch`, or give a folder)"
-            )
-        raise ValueError(f"model.pretrained: {place.name}: {said}{hint}") from wrong
+        raise ValueError(f"{KEY}: {place.name}: {way_out(wrong)}") from wrong
 
 
 def make(

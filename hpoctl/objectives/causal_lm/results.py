@@ -6,14 +6,18 @@ Imports torch and transformers at once, so import it inside functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 from transformers import PreTrainedModel
 
-from hpoctl.objectives.causal_lm import footprint, latency, models, teacher
+from hpoctl.objectives.causal_lm import adapters, footprint, latency, models, teacher
 from hpoctl.objectives.causal_lm.measures import Measure
 from hpoctl.objectives.causal_lm.text import Corpus
 from hpoctl.objectives.causal_lm.trainer import TrialTrainer
 from hpoctl.objectives.causal_lm.training import Trained
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def prepare(
@@ -27,8 +31,8 @@ def prepare(
         latency.check(llm, measure.latency)
     if measure.kl is None:
         return None
-    adapted = hasattr(llm, "peft_config")
-    name = teacher.named(measure.kl, model.get("pretrained"), adapted=adapted)
+    alone = hasattr(llm, "peft_config") and adapters.keeps_base(cast("PeftModel", llm))
+    name = teacher.named(measure.kl, model.get("pretrained"), adapted=alone)
     if name is not None:
         teacher.check_vocabulary(
             name,

@@ -16,6 +16,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hpoctl.objectives.causal_lm.places import locate
+from hpoctl.objectives.causal_lm.refusals import way_out
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -39,11 +42,14 @@ def load(key: str, name: str) -> Trained:
     Raises ValueError, which names the `key` that asked for it.
     """
     logging.disable_progress_bar()  # it leaves a thread, which no fork survives
+    place = locate(name, key)
     try:
-        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            **place.arguments(), dtype="auto"
+        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**place.arguments())
     except (OSError, ValueError) as wrong:
-        raise ValueError(f"{key}: '{name}' cannot be loaded: {wrong}") from wrong
+        raise ValueError(f"{key}: '{name}' cannot be loaded: {way_out(wrong)}") from wrong
     llm.requires_grad_(False)
     llm.train(False)
     return Trained(llm=llm, tokenizer=tokenizer)

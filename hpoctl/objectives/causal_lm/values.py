@@ -14,12 +14,17 @@ def group(tree: Mapping[str, object], name: str) -> Mapping[str, object]:
     return found
 
 
-def check_names(given: Mapping[str, object], known: Sequence[str], prefix: str = "") -> None:
-    """Raises ValueError for a name that is not known, with the nearest that is."""
+def check_names(
+    given: Mapping[str, object],
+    known: Sequence[str],
+    prefix: str = "",
+    see: str = "TrainingArguments",
+) -> None:
+    """Raises ValueError for a name that is not known, with the nearest, or where to see all."""
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            every = f"known: {', '.join(known)}" if len(known) < 10 else "see TrainingArguments"
+            every = f"known: {', '.join(known)}" if len(known) < 10 else f"see {see}"
             hint = f"did you mean '{close[0]}'?" if close else every
             raise ValueError(f"{prefix}{name}: unknown; {hint}")
 

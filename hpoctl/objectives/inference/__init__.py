@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm import footprint
 from hpoctl.objectives.causal_lm.measures import check_known
+from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.objectives.causal_lm.text import Corpus, Opened, corpus, read_source
 from hpoctl.objectives.causal_lm.values import check_names, group
 from hpoctl.objectives.inference import settings
@@ -109,7 +110,7 @@ def _model(args: Mapping[str, object]) -> Trained:
 def text_of(args: Mapping[str, object]) -> Corpus:
     """The text, in the tokens of the model's own tokenizer."""
     source, how = read_source(group(args, "dataset"))
-    return corpus(source, how, str(group(args, "model")["pretrained"]))
+    return corpus(source, how, locate(str(group(args, "model")["pretrained"])))
 
 
 def _scorer(args: Mapping[str, object], model: Trained) -> Trained | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpoctl.objectives.causal_lm.places import Place
 from hpoctl.objectives.causal_lm.text import cache, tokenizer, tokens
 from hpoctl.objectives.causal_lm.text.chat import with_template
 from hpoctl.objectives.causal_lm.text.collate import collate
@@ -35,6 +35,7 @@ __all__ = [
     "collate",
     "corpus",
     "read_source",
+    "tokens_known",
 ]
 
 
@@ -42,25 +43,27 @@ __all__ = [
 class Corpus:
     """Rows of `input_ids`, and `labels` where not all is learned; no document is in two parts.
 
-    `validation` is what trials are judged by: the part that `evaluate_on` names.
+    `validation` is what trials are judged by: the part that `evaluate_on` names. `commit` is where
+    the text stands on the hub, if it is from there.
     """
 
     tokenizer: PreTrainedTokenizerFast
     train: Dataset
     validation: Dataset
     test: Dataset | None = None
+    commit: str | None = None
 
 
 # The two pieces of state here, and the reason for preparing at all: what the worker has read
 # before the fork, each child finds here instead of reading it again.
 @functools.cache
-def corpus(source: Source, how: Cut, pretrained: str | None = None) -> Corpus:
+def corpus(source: Source, how: Cut, pretrained: Place | None = None) -> Corpus:
     """The text of `source`, cut; the same values give the same rows.
 
-    The tokenizer is that of the model `pretrained`, or is trained on the training text. Raises
+    The tokenizer is that of the model at `pretrained`, or is trained on the training text. Raises
     ValueError where the text cannot be read, and Infeasible where it is too short for this cut.
     """
-    kept = _tokens(source, pretrained)
+    kept, commit = _tokens(source, pretrained)
     parts = kept.parts
     if how.evaluate_on not in parts:
         raise ValueError(
@@ -81,19 +84,25 @@ def corpus(source: Source, how: Cut, pretrained: str | None = None) -> Corpus:
         train=learned,
         validation=held_out[how.evaluate_on],
         test=held_out.get("test"),
+        commit=commit,
     )
 
 
+def tokens_known(source: Source, pretrained: Place | None = None) -> int:
+    """How many tokens the tokenizer of this text tells apart; for the rest as `corpus`."""
+    return len(_tokens(source, pretrained)[0].tokenizer)
+
+
 @functools.cache
-def _tokens(source: Source, pretrained: str | None) -> cache.Tokens:
-    """From disk if they are there."""
+def _tokens(source: Source, pretrained: Place | None) -> tuple[cache.Tokens, str | None]:
+    """From disk if they are there; and at which commit of the hub their text is."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # no threads before a fork
     opened = Opened(source)
     found: PreTrainedTokenizerFast | None = None
     if pretrained is None:
         identity = f"bpe {source.vocab_size}"
-    elif tokenizer.is_gguf(pretrained):
-        identity = digest(Path(pretrained).expanduser())  # seconds to load: only if it must be
+    elif (file := pretrained.file()) is not None:
+        identity = digest(file)  # seconds to load: only if it must be
     else:
         found = tokenizer.pretrained(pretrained)
         identity = tokenizer.identity(found)
@@ -112,4 +121,5 @@ def _tokens(source: Source, pretrained: str | None) -> cache.Tokens:
 
     split_by = (source.validation_share, source.test_share, source.seed)
     name = cache.key(opened.content(), source.kind, source.columns, split_by, identity)
-    return make() if source.cache is None else cache.keep(source.cache, name, make)
+    made = make() if source.cache is None else cache.keep(source.cache, name, make)
+    return made, opened.commit

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpoctl.objectives.causal_lm import hub
 from hpoctl.objectives.causal_lm.text.apart import apart
 from hpoctl.objectives.causal_lm.text.source import PARTS, Kind, Source
 
@@ -36,7 +37,12 @@ class Part:
 
 
 class Opened:
-    """Data that was found: `content` is a hash of all its bytes, `read` gives the documents."""
+    """Data that was found: `content` is a hash of all its bytes, `read` gives the documents.
+
+    `commit` is that of the hub, where it is from there and `content` has looked.
+    """
+
+    commit: str | None = None
 
     def __init__(self, source: Source) -> None:
         """Raises ValueError where there is nothing that can be read."""
@@ -47,7 +53,9 @@ class Opened:
         """What differs wherever the documents differ, as JSON can tell it."""
         if self._source.hub is not None:
             # Apart, as it leaves threads; after that all lies in the cache of datasets.
-            return json.loads(apart(lambda: json.dumps(_contents(_load(self._source)))))
+            found = json.loads(apart(lambda: json.dumps(_contents(_load(self._source)))))
+            self.commit = found.pop("commit")
+            return found
         if self._files:
             return {
                 part: [(path.suffix, digest(path)) for path in paths]
@@ -219,20 +227,26 @@ def _load(source: Source) -> dict[str, Dataset]:
 
     datasets.disable_progress_bars()
     tqdm.tqdm.monitor_interval = 0  # else a bar leaves a thread, which no fork survives
-    name = str(source.hub)
-    folder = Path(name).expanduser()
+    folder = Path(str(source.hub)).expanduser()
+    name = hub.data_set({"hub": source.hub, "config": source.config, "revision": source.revision})
+    splits = _saved(folder, source) if name is None else hub.open_dataset(name)
+    if "train" not in splits:
+        raise ValueError(f"dataset.hub: {source.hub}: no split 'train'; has {', '.join(splits)}")
+    return {part: splits[part] for part in PARTS if part in splits}
+
+
+def _saved(folder: Path, source: Source) -> dict[str, Dataset]:
+    """Those of a folder."""
+    import datasets
+
     try:
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
             found: Dataset | DatasetDict = datasets.load_from_disk(str(folder))
         else:
-            name = str(folder) if folder.is_dir() else name
-            found = datasets.load_dataset(name, source.config, revision=source.revision)
+            found = datasets.load_dataset(str(folder), source.config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as wrong:
         raise ValueError(f"dataset.hub: {source.hub}: {wrong}") from wrong
-    splits: dict[str, Dataset] = dict(found) if isinstance(found, dict) else {"train": found}
-    if "train" not in splits:
-        raise ValueError(f"dataset.hub: {source.hub}: no split 'train'; has {', '.join(splits)}")
-    return {part: splits[part] for part in PARTS if part in splits}
+    return dict(found) if isinstance(found, dict) else {"train": found}
 
 
 def _table_rows(part: str, rows: Dataset, source: Source) -> Iterator[Row]:
@@ -242,9 +256,14 @@ def _table_rows(part: str, rows: Dataset, source: Source) -> Iterator[Row]:
         yield f"{source.hub}: {part}: row {number}", row
 
 
-def _contents(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
-    """Hashes of the files that the rows lie in; datasets' fingerprint tells their folder too."""
-    return {
-        part: [digest(Path(file["filename"])) for file in rows.cache_files] or [rows._fingerprint]
-        for part, rows in splits.items()
-    }
+def _contents(splits: Mapping[str, Dataset]) -> dict[str, object]:
+    """Hashes of the files that the rows lie in; datasets' fingerprint tells their folder too.
+
+    The `commit` is beside them: another one may have the same files.
+    """
+    found: dict[str, object] = {"commit": None}
+    for part, rows in splits.items():
+        files = [Path(file["filename"]) for file in rows.cache_files]
+        found[part] = [digest(file) for file in files] or [rows._fingerprint]
+        found["commit"] = hub.commit_in(files[0].parent) if files else None
+    return found

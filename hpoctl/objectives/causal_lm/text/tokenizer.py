@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpoctl.objectives.causal_lm.places import Place
+from hpoctl.objectives.causal_lm.refusals import way_out
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -32,20 +35,17 @@ def trained(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     return wrap(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
-def pretrained(name: str) -> PreTrainedTokenizerFast:
-    """That of a model: the name of one of the hub, a folder, or a GGUF file. Raises ValueError."""
+def pretrained(place: Place) -> PreTrainedTokenizerFast:
+    """That of a model. Raises ValueError."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    path = Path(name).expanduser()
-    where, more = (str(path) if path.exists() else name), {}
-    if is_gguf(name):
-        where, more = str(path.parent), {"gguf_file": path.name}
     try:
-        found = AutoTokenizer.from_pretrained(where, **more)
+        found = AutoTokenizer.from_pretrained(**place.arguments())
     except (OSError, ValueError, KeyError, ImportError) as wrong:
-        raise ValueError(f"model.pretrained: no tokenizer in {name}: {wrong}") from wrong
+        said = way_out(wrong)
+        raise ValueError(f"model.pretrained: no tokenizer in {place.name}: {said}") from wrong
     if not isinstance(found, PreTrainedTokenizerFast):
-        raise ValueError(f"model.pretrained: {name}: its tokenizer has no fast form")
+        raise ValueError(f"model.pretrained: {place.name}: its tokenizer has no fast form")
     return _ready(found)
 
 
@@ -57,11 +57,6 @@ def loaded(folder: Path) -> PreTrainedTokenizerFast:
     if not isinstance(found, PreTrainedTokenizerFast):
         raise ValueError(f"{folder}: the tokenizer has no fast form")
     return found
-
-
-def is_gguf(name: str) -> bool:
-    """Whether a model's name is that of a GGUF file."""
-    return Path(name).suffix == ".gguf"
 
 
 def identity(tokenizer: PreTrainedTokenizerFast) -> str:

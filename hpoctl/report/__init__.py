@@ -16,8 +16,10 @@ from hpoctl import hours
 from hpoctl.errors import HpoctlError
 from hpoctl.hours import Line
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report import folder, page, plot, ranking, table
+from hpoctl.report import folder, page, ranking, table
 from hpoctl.report.page import About, Winners
+from hpoctl.report.plot.optimization import optimization_plot
+from hpoctl.report.plot.pareto import pareto_plot
 from hpoctl.report.ranking import best, front
 from hpoctl.sweep import Metric
 
@@ -83,11 +85,11 @@ def write(
         if report.gpu_hours is not None:
             _replace(report.gpu_hours, _bytes(table.gpu_hours(ledger)))
         _write_folders(records, metrics, results_dir, trials_dir)
-        _replace(report.optimization_plot, plot.optimization_plot(records, metrics))
+        _replace(report.optimization_plot, optimization_plot(records, metrics))
         on_front = front(records, metrics)
         if report.pareto_front is not None and report.pareto_plot is not None:
             _replace(report.pareto_front, _bytes(table.trials_summary(on_front, metrics)))
-            _replace(report.pareto_plot, plot.pareto_plot(records, on_front, metrics))
+            _replace(report.pareto_plot, pareto_plot(records, on_front, metrics))
         winner = best(records, metrics)
         text = page.render(
             records,

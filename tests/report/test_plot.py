@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpoctl.record import TrialRecord, TrialState
-from hpoctl.report.plot import optimization_plot, panel
+from hpoctl.report.plot.optimization import optimization_plot
+from hpoctl.report.plot.panels import panel
 from hpoctl.sweep import Metric
 
 LOSS = Metric(name="eval_loss")
@@ -180,10 +181,10 @@ def test_a_style_of_the_user_changes_nothing_and_is_left_as_it_was() -> None:
 
 DRAW = """
 import logging, sys, threading
-from hpoctl.report import plot
+from hpoctl.report.plot.optimization import optimization_plot
 from hpoctl.sweep import Metric
 assert "matplotlib" not in sys.modules
-assert plot.optimization_plot([], [Metric(name="m")])
+assert optimization_plot([], [Metric(name="m")])
 assert "matplotlib.pyplot" not in sys.modules
 assert threading.active_count() == 1
 assert logging.getLogger("matplotlib").level == logging.NOTSET

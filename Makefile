@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # One version for both targets; pip prefers a CPU build where one is at hand.
 TORCH  ?= torch==2.13.0
-# Tests wait for servers most of the time, so more of them run than there are cores.
-JOBS   ?= 3
+# Many tests wait for servers most of the time, so more of them run than there are cores.
+JOBS   ?= 5
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo test check services clean
@@ -13,7 +13,7 @@ demo: $(VENV)/.llm
 	$(VENV)/bin/hpoctl run templates/demo/sweep.yaml
 
 test: services $(VENV)/.dev check
-	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Format, lint, types, floors and doors, shell scripts: seconds, for before each commit.
 check: $(VENV)/.dev

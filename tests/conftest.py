@@ -11,11 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import pytest
 from servers import MariaDB, PostgreSQL, Slurm, absent
+
+Running = TypeVar("Running", PostgreSQL, MariaDB, Slurm)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,37 +31,46 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+# Their tests wait for Slurm, for leases, for walltimes, and hardly compute.
+_WAITING = {"integration", "chaos", "slurm"}
+# The longest of those that compute; one of them as the last would leave a core idle.
+_LONG = {"test_templates.py", "test_benchmarks.py", "test_tune.py", "test_samplers.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file that waits, then two that compute, and so on: cores are busy, and none too busy."""
+    files = {file: [*tests] for file, tests in groupby(items, lambda item: item.path)}
+    here = Path(__file__).parent
+    waiting = [file for file in files if file.relative_to(here).parts[0] in _WAITING]
+    computing = sorted(files.keys() - waiting, key=lambda file: (file.name not in _LONG, file))
+    turns = chain.from_iterable(zip_longest(waiting, computing[::2], computing[1::2]))
+    items[:] = [item for file in turns if file is not None for item in files[file]]
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server, one for all tests."""
-    server = PostgreSQL()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from _running(PostgreSQL())
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """A MariaDB server, one for all tests."""
-    server = MariaDB()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from _running(MariaDB())
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A Slurm cluster of two nodes, one for all tests."""
-    cluster = Slurm()
+    yield from _running(Slurm())
+
+
+def _running(server: Running) -> Iterator[Running]:
     try:
-        cluster.start()
-        yield cluster
+        server.start()
+        yield server
     finally:
-        cluster.stop()
+        server.stop()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from base_model import make_model
 
 # As in a shell where the environment is activated: templates call `python`.
 ACTIVATED = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -30,18 +31,6 @@ def hpoctl(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-MODEL = """\
-study: base
-objective: hpoctl.objectives.causal_lm
-objective_args:
-  dataset: {builtin: pydoc, max_length: 32, vocab_size: 300, max_blocks: 100}
-  model: {from_scratch: llama, num_layers: 1, hidden_size: 16, num_heads: 2, ff_dim: 32}
-  training: {max_steps: 2}
-  save: true
-metrics: [{name: eval_loss}]
-search_space: {training: {learning_rate: {type: categorical, values: [1e-2]}}}
-budget: {trials: 1}
-"""
 SHORTER = {
     "starter": (),
     "trainer": (),
@@ -68,9 +57,7 @@ def bring(template: str, folder: Path) -> None:
         return
     rows = (json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)[:10])
     (folder / "train.jsonl").write_text("".join(rows))
-    (folder.parent / "base").mkdir()
-    (folder.parent / "base" / "base.yaml").write_text(MODEL)
-    hpoctl(folder.parent / "base", "run", "base.yaml")
+    make_model(folder.parent / "base")
 
 
 @pytest.mark.parametrize("template", SHORTER)

@@ -12,22 +12,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from base_model import make_model
 
 from hpoctl import config
 
-MODEL = """\
-study: base
-backend: local
-objective: hpoctl.objectives.causal_lm
-objective_args:
-  dataset: {builtin: pydoc, max_length: 32, vocab_size: 300, max_blocks: 100}
-  model: {from_scratch: llama, num_layers: 1, hidden_size: 16, num_heads: 2, ff_dim: 32}
-  training: {max_steps: 2}
-  save: true
-metrics: [{name: eval_loss}]
-search_space: {training: {learning_rate: {type: categorical, values: [1e-2]}}}
-budget: {trials: 1}
-"""
 SPACE = """\
 # a comment of mine
 training:
@@ -90,9 +78,6 @@ def test_flags_of_the_course_text_tune_a_model(desk: Desk) -> None:
     rows = [json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)[:12]]
     (desk.folder / "train.jsonl").write_text("".join(rows[:10]))
     (desk.folder / "val.jsonl").write_text("".join(rows[10:]))
-    (desk.folder / "base.yaml").write_text(MODEL)
-    done = desk.hpoctl("run", "base.yaml")
-    assert done.returncode == 0, done.stderr
     done = desk.tune(
         *("--num_trials", "3", "--pruning_factor", "2.0", "--parallel-trials", "2"),
         *("--memory_constraint", "16", "--time-budget-hours", "0.5"),
@@ -100,7 +85,7 @@ def test_flags_of_the_course_text_tune_a_model(desk: Desk) -> None:
         *("--optimization_weights", "0.7,0.3"),
         *("--set", "objective_args.training={max_steps: 3}"),
         *("--set", "objective_args.dataset.max_length=32"),
-        base_model="runs/base/trials/00000/model",
+        base_model=str(make_model(desk.folder / "base")),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Best hyperparameter configuration:\n{")

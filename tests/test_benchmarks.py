@@ -6,26 +6,31 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import MariaDB, PostgreSQL
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "store.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.timeout(180)
-def test_the_quick_store_benchmark_prints_every_figure(
-    postgresql: PostgreSQL, mariadb: MariaDB
-) -> None:
+def measured(script: str, *words: str | Path) -> Any:
+    """What a short benchmark says in JSON."""
     done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--quick", "--json"],
+        [sys.executable, BENCHMARKS / script, "--quick", *words],
         capture_output=True,
         text=True,
         timeout=170,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_the_quick_store_benchmark_prints_every_figure(
+    postgresql: PostgreSQL, mariadb: MariaDB
+) -> None:
+    said = measured("store.py", "--json")
     assert said["claims"].keys() == {"postgresql", "mariadb"}
     for both in (
         *said["claims"].values(),
@@ -41,32 +46,15 @@ def test_the_quick_store_benchmark_prints_every_figure(
 
 
 def test_the_quick_journal_benchmark_prints_every_figure(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK.with_name("journal.py")), "--quick", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = measured("journal.py", tmp_path)
     assert said["wait_s"].keys() == {"ours SIGKILL"}
     assert said["appends_per_s"].keys() == {"ours", "optuna"}
     assert all(rate > 0 for rate in said["trials_per_s"].values())
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(180)
 def test_the_quick_growth_benchmark_prints_every_figure(postgresql: PostgreSQL) -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK.with_name("growth.py")), "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = measured("growth.py")
     for crowds in said["claim_ms"].values():
         assert crowds.keys() == {"100", "1000"}
         assert all(both.keys() == {"ours", "optuna"} for both in crowds.values())
@@ -77,14 +65,6 @@ def test_the_quick_growth_benchmark_prints_every_figure(postgresql: PostgreSQL) 
 
 def test_the_quick_step_benchmark_prints_a_ratio() -> None:
     pytest.importorskip("transformers")
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK.with_name("step.py")), "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = measured("step.py")
     assert said["ratio"] > 0
     assert said["step_ms"].keys() == {"plain", "ours"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 from optuna.trial import TrialState
 from servers import wait_for
@@ -33,7 +34,16 @@ def objective(trial):
 """
 
 
-def with_objective(sweep: Sweep) -> Sweep:
+def long_trial(make_sweep: MakeSweep, steps: int, **changes: Any) -> Sweep:
+    """A sweep of one trial, of so many steps of half a second."""
+    sweep = make_sweep(
+        "postgresql",
+        mode="sequential",
+        objective="mine",
+        objective_args={"steps": steps},
+        budget={"trials": 1},
+        **changes,
+    )
     (sweep.hpoctl.folder / "mine.py").write_text(OBJECTIVE)
     return sweep
 
@@ -47,17 +57,12 @@ def attempts(sweep: Sweep) -> list[tuple[int, int]]:
 def test_a_trial_longer_than_its_walltime_goes_on_in_the_next_link_of_the_chain(
     make_sweep: MakeSweep,
 ) -> None:
-    sweep = with_objective(
-        make_sweep(
-            "postgresql",
-            mode="sequential",
-            objective="mine",
-            objective_args={"steps": 100},
-            checkpoints=True,
-            estimate={"trial": "55s", "startup": "5s"},
-            budget={"trials": 1},
-            resources={"time": "1m", "warning": "20s"},
-        )
+    sweep = long_trial(
+        make_sweep,
+        steps=100,
+        checkpoints=True,
+        estimate={"trial": "55s", "startup": "5s"},
+        resources={"time": "1m", "warning": "20s"},
     )
     ids = sweep.submit()
     assert len(ids) == 2, "by the estimate"
@@ -78,15 +83,7 @@ def test_a_trial_longer_than_its_walltime_goes_on_in_the_next_link_of_the_chain(
 def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
     make_sweep: MakeSweep,
 ) -> None:
-    sweep = with_objective(
-        make_sweep(
-            "postgresql",
-            mode="sequential",
-            objective="mine",
-            objective_args={"steps": 12},
-            budget={"trials": 1},
-        )
-    )
+    sweep = long_trial(make_sweep, steps=12)
     (id_,) = sweep.submit()
     slurm = sweep.slurm
     assert slurm is not None
@@ -114,15 +111,10 @@ def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
 
 
 def test_a_trial_whose_job_is_given_more_time_meanwhile_uses_it(make_sweep: MakeSweep) -> None:
-    sweep = with_objective(
-        make_sweep(
-            "postgresql",
-            mode="sequential",
-            objective="mine",
-            objective_args={"steps": 70},
-            budget={"trials": 1},
-            resources={"time": "1m", "warning": "29s"},
-        )
+    sweep = long_trial(
+        make_sweep,
+        steps=70,
+        resources={"time": "1m", "warning": "29s"},
     )
     (id_,) = sweep.submit()
     slurm = sweep.slurm

@@ -1,4 +1,7 @@
-"""What sweep.yaml starts: a Trainer with one callback. Replace the toy model and data by yours."""
+"""What sweep.yaml starts: a Trainer with one callback. Replace the toy model and data by yours.
+
+It saves itself now and then, and when it is asked to: a trial goes on where it was cut off.
+"""
 
 from pydoc_data.topics import topics
 
@@ -32,7 +35,8 @@ trainer = Trainer(
         per_device_train_batch_size=trial.params["batch_size"],
         eval_strategy="steps",
         eval_steps=STEPS // 5,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=STEPS // 5,  # the latest stays
         report_to="none",
         disable_tqdm=True,
     ),

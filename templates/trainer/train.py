@@ -15,6 +15,7 @@ STEPS, BLOCK = 50, 64
 
 trial = current_trial()  # parameters, seed and folder; the same on every rank
 set_seed(trial.seed)
+torch.set_num_threads(trial.cpus)
 
 text = torch.tensor(list("".join(topics.values()).encode()[: 1000 * BLOCK]))  # a token is a byte
 rows = [{"input_ids": row, "labels": row} for row in text.view(-1, BLOCK)]

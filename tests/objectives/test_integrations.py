@@ -255,8 +255,9 @@ LEAVING = """
 
 def test_a_full_gpu_of_rank_1_is_that_of_the_trial(tmp_path: Path, program: Path) -> None:
     write(program, LEAVING.replace("RAISED", "torch.OutOfMemoryError('CUDA out of memory.')"))
+    logged = ("bash", "-c", 'exec "$@" 2>"$HPOCTL_TRIAL_DIR/log.txt"', "-")  # as a worker does it
     with pytest.raises(TrialFailed) as failed:
-        run(trial_of(tmp_path), *TORCHRUN, str(program))
+        run(trial_of(tmp_path), *logged, *TORCHRUN, str(program))
     assert failed.value.cause is Cause.CUDA_OOM
 
 

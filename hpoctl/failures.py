@@ -29,6 +29,10 @@ class TrialFailed(RuntimeError):
         super().__init__(message)
         self.cause = cause
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As an exception of two arguments: one process tells another by a pickle."""
+        return type(self), (str(self), self.cause), self.__dict__
+
 
 def classify(raised: BaseException) -> Cause:
     """The class of what an objective raised; frameworks wrap it, so the whole chain is looked at.

@@ -112,6 +112,8 @@ class Told:
                 return self._reports.decided(str(said["step"]), self._report_of(said))
             case "report":
                 return self._reports.awaited(str(said["step"]))
+            case "Infeasible":  # of any rank: it leaves, and the others would wait for it
+                self._leave(Infeasible(str(said["why"])))
             case _ if not first:
                 return GO_ON
             case "result":

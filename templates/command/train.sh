@@ -14,9 +14,13 @@ while (($#)); do
 done
 
 echo "seed $HPOCTL_SEED, rate $rate, $layers layers" | tee "$out/notes.txt" # to 'hpoctl logs'
-for step in 1 2 3; do
+state=$out/state last=0 loss=
+[[ ! -e $state ]] || read -r last loss <"$state" # it ran before, and goes on
+for ((step = last + 1; step <= 3; step++)); do
   loss=$(awk -v r="$rate" -v l="$layers" -v s="$step" \
     'BEGIN { x = log(r) / log(10) + 2; print (x * x + (l - 4) * (l - 4) / 8 + 1) / s }')
   echo "{\"step\": $step, \"loss\": $loss}" # a line of JSON with a step is a report
+  echo "$step $loss" >"$state.partial" && mv "$state.partial" "$state" # whole, or not at all
+  [[ ! -e $HPOCTL_CHECKPOINT ]] || exit 75 # the allocation ends soon: "I am saved, call me again"
 done
 echo "{\"loss\": $loss}" # and one without is the result

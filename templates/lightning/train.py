@@ -1,13 +1,19 @@
-"""The objective of sweep.yaml: a Lightning module. Replace the toy model and data by yours."""
+"""The objective of sweep.yaml: a Lightning module. Replace the toy model and data by yours.
+
+A trial saves itself after every epoch, and when it is asked to: it goes on where it was cut off.
+"""
 
 from collections.abc import Mapping
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from hpoctl.trial import Pruned, Trial
+from hpoctl.trial import Checkpointed, Pruned, Trial
+
+checkpoints = True  # a trial goes on where it saved itself, in another allocation too
 
 
 class Model(lightning.LightningModule):
@@ -28,8 +34,8 @@ class Model(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
 
 
-class Report(lightning.Callback):
-    """Hands every validation to the trial, and ends it where the trial says so."""
+class Follow(lightning.Callback):
+    """Reports every validation; ends the trial where it is pruned, or its allocation ends soon."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -40,6 +46,12 @@ class Report(lightning.Callback):
         self.trial.report(trainer.callback_metrics["val_loss"].item(), step=trainer.global_step)
         if self.trial.should_prune():
             raise Pruned
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *given: object) -> None:
+        # After an epoch's last batch its validation comes first.
+        if self.trial.should_checkpoint() and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.trial.dir / "last.ckpt")
+            raise Checkpointed
 
 
 def prepare(args: Mapping[str, object]) -> None:
@@ -55,13 +67,16 @@ def objective(trial: Trial) -> float:
     train, validation = random_split(TensorDataset(inputs, torch.sin(inputs)), [0.8, 0.2])
     batch_size = int(trial.params["batch_size"])
     model = Model(int(trial.params["hidden_size"]), float(trial.params["learning_rate"]))
+    saved = trial.dir / "last.ckpt"
     trainer = lightning.Trainer(
         max_epochs=int(trial.args["epochs"]),
         default_root_dir=trial.dir,
-        callbacks=[Report(trial)],
+        callbacks=[
+            Follow(trial),
+            ModelCheckpoint(trial.dir, filename="last", enable_version_counter=False),
+        ],
         num_sanity_val_steps=0,  # it would be reported as the first validation
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -69,5 +84,6 @@ def objective(trial: Trial) -> float:
         model,
         DataLoader(train, batch_size=batch_size, shuffle=True),
         DataLoader(validation, batch_size=batch_size),
+        ckpt_path=saved if trial.resumed and saved.exists() else None,
     )
     return float(trainer.callback_metrics["val_loss"])

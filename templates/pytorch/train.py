@@ -46,15 +46,16 @@ def objective(trial: Trial) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if trial.should_checkpoint():  # the allocation ends soon
-            save(saved, model, optimizer, step)
-            raise Checkpointed
         if step % 20 == 0:
             with torch.no_grad():
                 loss = nn.functional.mse_loss(model(inputs), targets)
             trial.report(loss.item(), step=step)
             if trial.should_prune():
                 raise Pruned
+            save(saved, model, optimizer, step)  # so that a crash costs little
+        if trial.should_checkpoint():  # the allocation ends soon
+            save(saved, model, optimizer, step)
+            raise Checkpointed
     with torch.no_grad():
         return nn.functional.mse_loss(model(inputs), targets).item()
 

@@ -1,4 +1,7 @@
-"""What sweep.yaml starts: a Trainer with one callback. Replace the toy model and data by yours."""
+"""What sweep.yaml starts: a Trainer with one callback. Replace the toy model and data by yours.
+
+It saves itself now and then, and when it is asked to: a trial goes on where it was cut off.
+"""
 
 from pydoc_data.topics import topics
 
@@ -12,6 +15,7 @@ STEPS, BLOCK = 50, 64
 
 trial = current_trial()  # parameters, seed and folder; the same on every rank
 set_seed(trial.seed)
+torch.set_num_threads(trial.cpus)
 
 text = torch.tensor(list("".join(topics.values()).encode()[: 1000 * BLOCK]))  # a token is a byte
 rows = [{"input_ids": row, "labels": row} for row in text.view(-1, BLOCK)]
@@ -32,7 +36,8 @@ trainer = Trainer(
         per_device_train_batch_size=trial.params["batch_size"],
         eval_strategy="steps",
         eval_steps=STEPS // 5,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=STEPS // 5,  # the latest stays
         report_to="none",
         disable_tqdm=True,
     ),

@@ -108,7 +108,6 @@ def test_trials_with_one_seed_agree_to_the_last_digit(hpoctl: Hpoctl) -> None:
     again = answer(hpoctl, "confirm", "tiny", "--seeds", "1", "--wait")
     one, other = (winner["values"] for winner in again["winners"])
     assert one == other
-    assert again["winners"][0]["searched"] == again["winners"][1]["searched"] != one[0]
 
 
 def test_fit_measures_a_language_model(hpoctl: Hpoctl) -> None:

@@ -18,6 +18,7 @@ from hpoctl.failures import TrialFailed
 from hpoctl.integrations import current_trial, rank_of
 from hpoctl.objectives import command
 from hpoctl.trial import Checkpointed, Infeasible, Outcome, Pruned
+from hpoctl.words import Cause
 
 from .conftest import FakeTrial
 
@@ -233,6 +234,37 @@ def test_the_death_of_a_rank_ends_the_program(tmp_path: Path, program: Path) -> 
         run(trial, *TORCHRUN, str(program))
     killer.join()
     assert [pid.read_text() for pid in pids if is_alive(pid.read_text())] == []
+
+
+LEAVING = """
+    import torch
+    from hpoctl.integrations import run
+    from hpoctl.trial import Infeasible
+
+    def train(trial):
+        torch.distributed.init_process_group("gloo")
+        trial.report(1.0, 1)
+        if trial.rank == 1:
+            raise RAISED
+        torch.distributed.barrier()
+        return 0.5
+
+    run(train)
+"""
+
+
+def test_a_full_gpu_of_rank_1_is_that_of_the_trial(tmp_path: Path, program: Path) -> None:
+    write(program, LEAVING.replace("RAISED", "torch.OutOfMemoryError('CUDA out of memory.')"))
+    logged = ("bash", "-c", 'exec "$@" 2>"$HPOCTL_TRIAL_DIR/log.txt"', "-")  # as a worker does it
+    with pytest.raises(TrialFailed) as failed:
+        run(trial_of(tmp_path), *logged, *TORCHRUN, str(program))
+    assert failed.value.cause is Cause.CUDA_OOM
+
+
+def test_what_rank_1_finds_infeasible_is_so_for_the_trial(tmp_path: Path, program: Path) -> None:
+    write(program, LEAVING.replace("RAISED", "Infeasible('too large for this GPU')"))
+    with pytest.raises(Infeasible, match="too large for this GPU"):
+        run(trial_of(tmp_path), *TORCHRUN, str(program))
 
 
 # a Trainer of one's own

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from hpoctl.failures import TrialFailed
+from hpoctl.failures import TrialFailed, classify
 from hpoctl.kin import children
 from hpoctl.objectives import causal_lm
 from hpoctl.objectives.causal_lm import ranks
 from hpoctl.trial import Checkpointed, Infeasible, Pruned, Trial
+from hpoctl.words import Cause
 
 from .conftest import MakeTrial
 from .test_causal_lm import POINT, TINY, changed
@@ -126,6 +127,50 @@ def test_what_a_rank_raises_is_what_the_trial_raises(make_trial: MakeTrial) -> N
     with pytest.raises(MemoryError, match="too much") as failed:
         ranks.spread(make_trial({}, {}), 2, body)
     assert "On rank 1:" in "".join(failed.value.__notes__)
+
+
+def on_rank_1(raised: Exception) -> ranks.Body:
+    """A training that one rank leaves, while the other waits for it."""
+
+    def body(trial: Trial) -> Mapping[str, float]:
+        if os.environ["RANK"] == "1":
+            raise raised
+        return wait_for_ever()
+
+    return body
+
+
+def test_a_full_gpu_of_one_rank_is_told_apart(make_trial: MakeTrial) -> None:
+    import torch
+
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate") as failed:
+        ranks.spread(make_trial({}, {}), 2, on_rank_1(full))
+    assert classify(failed.value) is Cause.CUDA_OOM
+
+
+class Wrapped(Exception):
+    """As libraries have them: it cannot be unpickled, and is long."""
+
+    def __init__(self, *, response: str) -> None:
+        super().__init__(response)
+
+
+def test_an_exception_that_cannot_be_passed_on_is_told_in_words(make_trial: MakeTrial) -> None:
+    raised = Wrapped(response="no such model" + " at all" * 50_000)
+    raised.__cause__ = MemoryError()
+    with pytest.raises(TrialFailed, match="Wrapped: no such model") as failed:
+        ranks.spread(make_trial({}, {}), 2, on_rank_1(raised))
+    assert failed.value.cause is Cause.HOST_OOM
+    assert len("".join(failed.value.__notes__).encode()) <= 20_000
+
+
+def test_what_one_rank_finds_infeasible_is_so_for_all(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "_GRACE_S", 1.0)
+    with pytest.raises(Infeasible, match="too large for this GPU"):
+        ranks.spread(make_trial({}, {}), 2, on_rank_1(Infeasible("too large for this GPU")))
 
 
 def test_parameters_that_cannot_be_used_are_told_once(make_trial: MakeTrial) -> None:

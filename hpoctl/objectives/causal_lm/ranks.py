@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import traceback
@@ -19,7 +20,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from hpoctl import oom
-from hpoctl.failures import TrialFailed
+from hpoctl.failures import TrialFailed, classify
 from hpoctl.integrations import Line, ProgramTrial
 from hpoctl.kin import end_with_parent
 from hpoctl.objectives.causal_lm.values import whole
@@ -30,7 +31,8 @@ from hpoctl.words import Cause
 Body = Callable[[Trial], Mapping[str, float]]
 _fork = multiprocessing.get_context("fork")
 _GRACE_S = 5.0  # for the other ranks to end when one has failed: its reason may come second
-_SAID = 20_000  # characters of a traceback
+_SAID = 20_000  # bytes of a traceback, and of an exception: a pipe holds 65,536
+_WORDS = 1000  # characters of what an exception says that does not get through
 
 
 def count(args: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> int:
@@ -58,11 +60,13 @@ def spread(trial: Trial, processes: int, body: Body) -> dict[str, float]:
         ]
         try:
             with serving(server, told):
-                _await(ranks)
+                _await(ranks, told)
         finally:
             for rank in ranks:
                 rank.process.kill()
                 rank.process.join()
+    if isinstance(told.end, Infeasible):
+        raise told.end
     failed = [rank for rank in ranks if rank.process.exitcode]
     if failed:
         raise min((rank.failure(kills) for rank in failed), key=_is_a_consequence)
@@ -71,18 +75,19 @@ def spread(trial: Trial, processes: int, body: Body) -> dict[str, float]:
     return told.outcome()
 
 
-def _await(ranks: list[_Rank]) -> None:
-    """Until all have ended, or one has failed and the others had time to say why."""
+def _await(ranks: list[_Rank], told: Told) -> None:
+    """Until all have ended, or one has left the others and these had time to say why."""
     while running := [rank.process.sentinel for rank in ranks if rank.process.exitcode is None]:
-        failed = any(rank.process.exitcode for rank in ranks)
-        if not wait(running, timeout=_GRACE_S if failed else None):
+        left = any(rank.process.exitcode for rank in ranks) or isinstance(told.end, Infeasible)
+        if not wait(running, timeout=_GRACE_S if left else None):
             return
 
 
 def _is_a_consequence(failure: Exception) -> tuple[bool, bool]:
     """What one rank says of the loss of another comes behind that loss."""
-    said = str(failure).lower()
-    return not isinstance(failure, TrialFailed), "connection" in said or "gloo" in said
+    said, known = str(failure).lower(), classify(failure) is not Cause.ERROR
+    words = ("connection", "gloo", "nccl")
+    return not (known or isinstance(failure, TrialFailed)), any(word in said for word in words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +147,31 @@ def _live(trial: ProgramTrial, body: Body, meet: Path, words: Connection, parent
         _join(trial, meet)
         try:
             trial.finish(body(trial))
-        except (Pruned, Checkpointed, Infeasible) as reason:
+        except (Pruned, Checkpointed) as reason:
             trial.end(reason)
+        except Infeasible as reason:
+            trial.end(reason)
+            return  # without a farewell: the others may be in the middle of their training
     except Exception as raised:
-        raised.add_note(f"On rank {trial.rank}:\n{traceback.format_exc()}"[-_SAID:])
-        words.send(raised)
+        words.send(_portable(raised, f"On rank {trial.rank}:\n{traceback.format_exc()}"))
         raise SystemExit(1) from raised
     _part()
+
+
+def _portable(raised: Exception, note: str) -> Exception:
+    """As it is, where it gets through a pipe at once and is the same after it; else what it says.
+
+    A rank that blocks there has not ended, so nobody would read it.
+    """
+    short = note.encode()[-_SAID:].decode(errors="ignore")
+    with suppress(Exception):  # whatever an exception of anybody's does when it is packed
+        packed = pickle.dumps(raised)
+        if len(packed) <= _SAID and classify(pickle.loads(packed)) is classify(raised):
+            raised.add_note(short)
+            return raised
+    said = TrialFailed(f"{type(raised).__name__}: {raised}"[:_WORDS], classify(raised))
+    said.add_note(short)
+    return said
 
 
 def _join(trial: ProgramTrial, meet: Path) -> None:

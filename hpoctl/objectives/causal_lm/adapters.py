@@ -10,7 +10,7 @@ import difflib
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_origin
@@ -163,8 +163,11 @@ def attach(llm: PreTrainedModel, lora: Lora) -> PeftModel:
         ready: Callable[..., PreTrainedModel] = prepare_model_for_kbit_training
         # Checkpoints of gradients are the Trainer's to switch on: training.gradient_checkpointing.
         llm = ready(llm, use_gradient_checkpointing=False)
-    saved = lora.fields.get("modules_to_save")
-    _check_modules("modules_to_save", [*_items(saved)] if saved else [], _names(llm))
+    if saved := _items(lora.fields.get("modules_to_save") or ()):
+        _check_modules("modules_to_save", saved, _names(llm))
+        if _are_tied(llm, saved) and "ensure_weight_tying" not in lora.fields:
+            # Else the one would be trained without the other, and saved as if it had not been.
+            lora = replace(lora, fields={**lora.fields, "ensure_weight_tying": True})
     config = _config(
         lora,
         _modules(llm, lora),
@@ -199,6 +202,18 @@ def _check_modules(key: str, wanted: Sequence[object], there: Sequence[str]) -> 
             close = difflib.get_close_matches(str(one), known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
             raise ValueError(f"lora.{key}: the model has no layer '{one}'; {hint}")
+
+
+def _are_tied(llm: PreTrainedModel, names: Sequence[object]) -> bool:
+    """Whether these are the tokens' embeddings, or the head, which are one tensor here."""
+    find: Callable[[], Module] = llm.get_input_embeddings
+    embeddings = find().weight
+    head: Callable[[], Module] = llm.get_output_embeddings
+    return head().weight is embeddings and any(
+        getattr(module, "weight", None) is embeddings
+        for name, module in llm.named_modules()
+        if any(f".{name}".endswith(f".{one}") for one in names)
+    )
 
 
 def _names(llm: PreTrainedModel) -> list[str]:

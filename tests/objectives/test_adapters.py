@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpoctl.objectives.causal_lm import adapters, models, pretrained
+from hpoctl.objectives.causal_lm import adapters, models, pretrained, quantized
 from hpoctl.objectives.causal_lm.adapters import attach, read_lora
 from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.trial import Infeasible
@@ -126,13 +126,13 @@ def test_few_bits_are_refused_where_they_cannot_be() -> None:
     with pytest.raises(
         ValueError, match=r"model.quantize: is '3bit', but must be one of none, 4bit"
     ):
-        adapters.read_quantize("3bit")
-    assert adapters.read_quantize("none") is None
+        quantized.read_quantize("3bit")
+    assert quantized.read_quantize("none") is None
     if find_spec("bitsandbytes") is not None and any(Path("/dev").glob("nvidia[0-9]*")):
-        assert adapters.read_quantize("4bit") == "4bit"
+        assert quantized.read_quantize("4bit") == "4bit"
         return
     with pytest.raises(ValueError, match=r"model.quantize: 4bit needs (bitsandbytes|a CUDA GPU), "):
-        adapters.read_quantize("4bit")
+        quantized.read_quantize("4bit")
 
 
 TYPED: tuple[tuple[dict[str, object], str], ...] = (

@@ -1,7 +1,4 @@
-"""LoRA (Hu et al. 2021): a few trained numbers beside the frozen ones; QLoRA, on 4-bit weights.
-
-Dettmers et al. 2023 describe QLoRA; bitsandbytes does it, on a CUDA GPU only.
-"""
+"""LoRA (Hu et al. 2021): a few trained numbers beside the frozen ones."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, get_origin
 
 from hpoctl.objectives.causal_lm.typed import Field, fields_of, names_in, naming_a_field
@@ -22,7 +17,7 @@ from hpoctl.trial import Infeasible
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch.nn import Module
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 ALIASES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 _TARGETS = "target_modules"
@@ -45,7 +40,6 @@ _INIT = "init_lora_weights"
 _INITS_OF_DATA = ("eva", "corda", "lora_ga")
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")  # all others change the base's weights
 _EVERY = "all-linear"
-_QUANTIZED = ("none", "4bit", "8bit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,45 +267,3 @@ def moved(llm: PeftModel, base: PreTrainedModel) -> PeftModel:
     other = _wrapped(base, llm.peft_config["default"])
     set_peft_model_state_dict(other, get_peft_model_state_dict(llm, save_embedding_layers=False))
     return other
-
-
-def read_quantize(value: object) -> str | None:
-    """How the frozen weights are kept; None is as they are. Raises ValueError."""
-    if value not in _QUANTIZED:
-        raise ValueError(
-            f"model.quantize: is {value!r}, but must be one of {', '.join(_QUANTIZED)}"
-        )
-    if value == "none":
-        return None
-    check_quantize(str(value))
-    return str(value)
-
-
-def check_quantize(quantize: str) -> None:
-    """Raises ValueError where weights cannot be kept like that; touches no CUDA."""
-    if find_spec("bitsandbytes") is None:
-        way = "pip install bitsandbytes, or leave it out"
-        raise ValueError(
-            f"model.quantize: {quantize} needs bitsandbytes, not installed here: {way}"
-        )
-    if not any(Path("/dev").glob("nvidia[0-9]*")):  # torch would wake CUDA up, before the fork
-        way = "ask for one (resources.gpus: 1), or leave it out"
-        raise ValueError(
-            f"model.quantize: {quantize} needs a CUDA GPU, and this node has none: {way}"
-        )
-
-
-def quantization(quantize: str, dtype: str) -> BitsAndBytesConfig:
-    """What `from_pretrained` needs to know to load weights like that."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    configure: Callable[..., BitsAndBytesConfig] = BitsAndBytesConfig
-    if quantize == "8bit":
-        return configure(load_in_8bit=True)
-    return configure(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )

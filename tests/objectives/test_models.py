@@ -183,7 +183,8 @@ def test_what_cannot_be_is_told_before_data_and_weights_are_read(
         for group in (args, params.get("model", {}))
     )
     trial = make_trial(
-        {**params, "model": searched}, {"dataset": {"builtin": "pydoc"}, "model": model}
+        {**params, "model": searched},
+        {"dataset": {"builtin": "pydoc", "block_size": 32}, "model": model},
     )
     with pytest.raises(Infeasible, match=message):
         causal_lm.objective(trial)

@@ -64,7 +64,8 @@ def test_the_card_of_an_ensemble_lists_its_members() -> None:
 
 def test_a_card_says_what_a_model_began_as() -> None:
     tuned = replace(CARD, base="someone/small", base_on_hub=True, adapter=True)
-    assert "\nbase_model: someone/small\n" in tuned.text()
+    for base in ("someone/small", "someone/small@v1", "someone/small/x.gguf"):
+        assert "\nbase_model: someone/small\n" in replace(tuned, base=base).text()
     assert "merged into the weights here: no peft is needed" in tuned.text()
     here = replace(CARD, base="/models/small").text()
     assert "base_model" not in here  # it would be looked for on the hub

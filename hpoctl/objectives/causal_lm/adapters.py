@@ -159,16 +159,16 @@ def attach(llm: PreTrainedModel, lora: Lora) -> PeftModel:
         llm = ready(llm, use_gradient_checkpointing=False)
     if saved := _items(lora.fields.get("modules_to_save") or ()):
         _check_modules("modules_to_save", saved, _names(llm))
-        if _are_tied(llm, saved) and "ensure_weight_tying" not in lora.fields:
+        if _are_tied(llm, saved):
             # Else the one would be trained without the other, and saved as if it had not been.
-            lora = replace(lora, fields={**lora.fields, "ensure_weight_tying": True})
-    config = _config(
-        lora,
-        _modules(llm, lora),
-        # As GPT-2 has them: said here, or peft warns.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
-    )
+            lora = replace(lora, fields={"ensure_weight_tying": True, **lora.fields})
     try:
+        config = _config(
+            lora,
+            _modules(llm, lora),
+            # As GPT-2 has them: said here, or peft warns.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
+        )
         return _wrapped(llm, config)
     except (TypeError, ValueError) as wrong:
         raise ValueError(naming_a_field("lora", _fields(), str(wrong))) from wrong

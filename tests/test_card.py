@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from hpoctl.card import Card, Member, commit_of, data_files
+from hpoctl.card import Card, FromHub, Member, commit_of, data_files, from_hub
 
 CARD = Card(
     title="letters-final",
@@ -64,7 +64,8 @@ def test_the_card_of_an_ensemble_lists_its_members() -> None:
 
 def test_a_card_says_what_a_model_began_as() -> None:
     tuned = replace(CARD, base="someone/small", base_on_hub=True, adapter=True)
-    assert "\nbase_model: someone/small\n" in tuned.text()
+    for base in ("someone/small", "someone/small@v1", "someone/small/x.gguf"):
+        assert "\nbase_model: someone/small\n" in replace(tuned, base=base).text()
     assert "merged into the weights here: no peft is needed" in tuned.text()
     here = replace(CARD, base="/models/small").text()
     assert "base_model" not in here  # it would be looked for on the hub
@@ -75,6 +76,17 @@ def test_the_card_of_another_objective_speaks_of_no_language_model() -> None:
     text = replace(CARD, language_model=False, test_split=False).text()
     assert "transformers" not in text
     assert "random weights" not in text
+
+
+def test_what_came_from_a_hub_is_told_with_its_commit(tmp_path: Path) -> None:
+    assert from_hub(tmp_path) == ()
+    (tmp_path / "hub.json").write_text('{"model": {"name": "acme/tiny@v1", "commit": "abc"}}')
+    found = from_hub(tmp_path)
+    assert found == (FromHub(kind="model", name="acme/tiny@v1", commit="abc"),)
+    shown = replace(CARD, hub=found).text().splitlines()
+    assert "| model | `acme/tiny@v1`, commit `abc` |" in shown
+    row = shown.index("| model | `acme/tiny@v1`, commit `abc` |")
+    assert shown[row + 1] == "| hpoctl | 0.1.0 |"
 
 
 def test_data_files_are_hashed_and_folders_are_not(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hpoctl.control.derived import keys_of
 from hpoctl.control.opened import OpenRun, open_run
 from hpoctl.errors import ConfigError
 from hpoctl.metrics import Metric
+from hpoctl.objectives.causal_lm.hub import read_model
 from hpoctl.record import TrialRecord
 from hpoctl.rundir import RunDir
 from hpoctl.space import nest
@@ -84,8 +85,11 @@ def _group(tree: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 
 def _is_on_hub(base: object, workdir: Path) -> bool:
-    """Whether a model's name is a hub's, `owner/name`, and no folder or file of this machine."""
-    return str(base).count("/") == 1 and not (workdir / Path(str(base)).expanduser()).exists()
+    """Whether a model's name is a hub's, `owner/name…`, and no folder or file of this machine."""
+    found = None if base is None else read_model(str(base))
+    if found is None or "/" not in found.name:
+        return False
+    return not (workdir / Path(str(base)).expanduser()).exists()
 
 
 def _rule(metrics: Sequence[Metric], by: str | None) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpoctl.objectives.causal_lm import adapters, models, pretrained
+from hpoctl.objectives.causal_lm import adapters, models, pretrained, quantized
 from hpoctl.objectives.causal_lm.adapters import attach, read_lora
 from hpoctl.objectives.causal_lm.places import locate
+from hpoctl.trial import Infeasible
 
 from .conftest import PretrainedFolders
 
@@ -36,7 +37,7 @@ def disturb(llm: PeftModel) -> None:
 
     torch.manual_seed(0)
     for name, weight in llm.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or (weight.requires_grad and "lora_" not in name):
             torch.nn.init.normal_(weight, std=0.1)
 
 
@@ -125,10 +126,106 @@ def test_few_bits_are_refused_where_they_cannot_be() -> None:
     with pytest.raises(
         ValueError, match=r"model.quantize: is '3bit', but must be one of none, 4bit"
     ):
-        adapters.read_quantize("3bit")
-    assert adapters.read_quantize("none") is None
+        quantized.read_quantize("3bit")
+    assert quantized.read_quantize("none") is None
     if find_spec("bitsandbytes") is not None and any(Path("/dev").glob("nvidia[0-9]*")):
-        assert adapters.read_quantize("4bit") == "4bit"
+        assert quantized.read_quantize("4bit") == "4bit"
         return
     with pytest.raises(ValueError, match=r"model.quantize: 4bit needs (bitsandbytes|a CUDA GPU), "):
-        adapters.read_quantize("4bit")
+        quantized.read_quantize("4bit")
+
+
+TYPED: tuple[tuple[dict[str, object], str], ...] = (
+    ({"use_rslroa": True}, "lora.use_rslroa: unknown; did you mean 'use_rslora'"),
+    ({"xyzzy": 1}, "lora.xyzzy: unknown; see peft.LoraConfig"),
+    ({"use_rslora": "yes"}, "lora.use_rslora: is 'yes', but must be true or false"),
+    ({"bias": "lora"}, "lora.bias: 'lora' is not known; did you mean 'lora_only'"),
+    ({"init_lora_weights": "gausian"}, "did you mean 'gaussian'"),
+    ({"init_lora_weights": "eva"}, "lora.init_lora_weights: 'eva' is made from data before"),
+    ({"eva_config": {"rho": 2}}, "lora.eva_config: is made from data before the training"),
+    ({"layer_replication": [[0, 2]]}, "lora.layer_replication: cannot be merged"),
+    ({"fan_in_fan_out": True}, "lora.fan_in_fan_out: is as the model's layers have it"),
+    ({"alpha": 4, "lora_alpha": 8}, "lora.alpha: 'lora_alpha' is given twice"),
+    ({"modules_to_save": 3}, "lora.modules_to_save: is 3, but must be a list"),
+    ({"rank_pattern": 3}, "lora.rank_pattern: is 3, but must be names and values"),
+    ({"loftq_config": {"bits": 4}}, "lora.loftq_config: .*bits"),
+    (
+        {"layers_to_transform": [0], "target_modules": "all-linear"},
+        "lora.layers_to_transform: .*target_modules",
+    ),
+)
+
+
+@pytest.mark.parametrize(("values", "message"), TYPED)
+def test_a_field_that_peft_has_not_or_cannot_use_is_refused(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_lora(values)
+
+
+def test_every_field_of_an_adapter_may_be_given_by_its_default() -> None:
+    for name, field in adapters._fields().items():
+        if name not in adapters._REFUSED and isinstance(field.default, str | int | float):
+            assert read_lora({name: field.default}).fields[name] == field.default
+
+
+@pytest.mark.parametrize(
+    ("more", "beside"),
+    [
+        ({"use_rslora": True, "r": 4}, set()),
+        ({"use_dora": True}, {"lora_magnitude_vector"}),
+        ({"bias": "all"}, {"bias"}),
+        ({"modules_to_save": "lm_head"}, {"modules_to_save"}),
+        ({"modules_to_save": "embed_tokens,fc1"}, {"modules_to_save"}),
+        ({"layers_to_transform": "0,2"}, set()),
+        ({"init_lora_weights": "pissa"}, set()),
+        ({"rank_pattern": {"v_proj": 1}}, set()),
+    ],
+)
+def test_what_is_set_of_an_adapter_is_trained_and_merged(
+    more: dict[str, object], beside: set[str], pretrained_folder: PretrainedFolders, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = pretrained_folder("opt")
+    lora = read_lora({"target_modules": "q_proj,v_proj", **more})
+    llm = attach(base(folder), lora)
+    disturb(llm)
+    ids = torch.arange(16)[None]
+    names = [name for name, weight in llm.named_parameters() if weight.requires_grad]
+    for part in beside:
+        assert any(part in name for name in names)
+    if "layers_to_transform" in more:
+        assert {name.split("layers.")[1][0] for name in names} == {"0", "2"}
+    counted = models.parameters(llm)
+    assert counted["parameters"] == base(folder).num_parameters()
+    before = llm.eval()(input_ids=ids).logits
+    adapters.merged(llm).save_pretrained(str(tmp_path))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.allclose(again(input_ids=ids).logits, before, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [({}, True), ({"bias": "lora_only"}, False), ({"init_lora_weights": "pissa"}, False)],
+)
+def test_it_is_known_whether_the_base_is_still_beneath_the_adapter(
+    more: dict[str, object], *, kept: bool, pretrained_folder: PretrainedFolders
+) -> None:
+    assert adapters.keeps_base(attach(base(pretrained_folder("opt")), read_lora(more))) is kept
+
+
+def test_a_module_to_save_that_is_not_there_gets_the_nearest(
+    pretrained_folder: PretrainedFolders,
+) -> None:
+    with pytest.raises(ValueError, match=r"modules_to_save: .* 'lm_heat'; did you mean 'lm_head'"):
+        attach(base(pretrained_folder("llama")), read_lora({"modules_to_save": "lm_heat"}))
+
+
+def test_a_layer_beyond_the_last_one_is_infeasible() -> None:
+    with pytest.raises(Infeasible, match="layers_to_transform: 3, but the model has 3 layers"):
+        read_lora({"layers_to_transform": [0, 3]}).check_layers(3)
+    read_lora({"layers_to_transform": 2}).check_layers(3)
+    read_lora({}).check_layers(3)

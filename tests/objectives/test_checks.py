@@ -63,6 +63,10 @@ def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         ("train.jsonl", "trian.jsonl", "6: objective_args.dataset.train: "),
         ("name: eval_loss", "name: eval_los", "metrics: 'eval_los' is not measured; did you mean"),
         ("name: eval_loss", "name: kl", "add 'measure: {kl: base}' to objective_args"),
+        ("gpt2}", "gpt2, hidden_size: 100}", "5: objective_args.model: hidden_size 100 cannot"),
+        ("gpt2}", "gpt2, num_key_value_heads: 4}", "5: objective_args.model: num_key_value_heads"),
+        ("gpt2}", "gpt2}\n  lora: {rr: 8}", "6: objective_args.lora.rr: unknown; did you mean 'r'"),
+        ("gpt2}", "gpt2}\n  lora: {use_rslora: true}", "lora: needs model.pretrained"),
         ("training: {learning", "dataset: {learning", "search_space.dataset.learning_rate: unk"),
     ],
 )
@@ -91,7 +95,10 @@ def test_the_names_are_those_that_transformers_has() -> None:
     code = (
         "from hpoctl.objectives.causal_lm import arguments, checks\n"
         "fast = set(checks._training_names()) - set(arguments.ALIASES) - {arguments.RUNGS}\n"
-        "assert fast == set(arguments._fields()), fast ^ set(arguments._fields())"
+        "assert fast == set(arguments._fields()), fast ^ set(arguments._fields())\n"
+        "from hpoctl.objectives.causal_lm import adapters, typed\n"
+        "fast = set(typed.names_in('peft', 'tuners/lora/config.py', 'LoraConfig'))\n"
+        "assert fast == set(adapters._fields()), fast ^ set(adapters._fields())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

@@ -81,7 +81,7 @@ def test_rates_and_schedule_are_its_own_and_moments_its_parents(
         assert trainer.optimizer is not None and trainer.lr_scheduler is not None
         steps = {float(state["step"]) for state in trainer.optimizer.state.values()}
         decays = [group["weight_decay"] for group in trainer.optimizer.param_groups]
-        seen.append((decays, steps, trainer.lr_scheduler.get_last_lr()[0]))
+        seen.append((decays, steps, float(trainer.lr_scheduler.get_last_lr()[0])))
 
     monkeypatch.setattr(TrialTrainer, "_take_state", look)
     training = {"learning_rate": 2e-3, "weight_decay": 0.3, "batch_size": 4}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpoctl.objectives import causal_lm
+from hpoctl.objectives.causal_lm import pretrained
 from hpoctl.trial import Infeasible
 
 from .conftest import MakeTrial, PretrainedFolders
@@ -151,6 +152,42 @@ def test_texts_longer_than_the_model_reads_are_infeasible(
     args["dataset"] = {"builtin": "pydoc", "block_size": 64, "max_blocks": 50}
     with pytest.raises(Infeasible, match=r"dataset.max_length: 64 tokens, but .* takes 32 at most"):
         causal_lm.objective(make_trial({}, args))
+
+
+@pytest.mark.parametrize(
+    ("args", "params", "message"),
+    [
+        ({"from_scratch": "llama"}, {"model": {"num_heads": 5}}, "cannot be divided among 5 heads"),
+        ({"from_scratch": "llama"}, {"model": {"num_key_value_heads": 5}}, "cannot share 5 keys"),
+        ({}, {"model": {"vocab_size": 200}}, "vocab_size 200: a tokenizer has 257 tokens"),
+        ({"pretrained": ""}, {"model": {"keep_layers": 4}}, "keep_layers: 4, but the model has 3"),
+        ({"pretrained": ""}, {"dataset": {"max_length": 64}}, "64 tokens, but .* takes 32 at most"),
+        ({}, {"model": {"pretrained": ""}, "dataset": {"max_length": 64}}, "takes 32 at most"),
+        ({"pretrained": ""}, {"lora": {"layers_to_transform": 3}}, "the model has 3 layers"),
+    ],
+)
+def test_what_cannot_be_is_told_before_data_and_weights_are_read(
+    args: Groups,
+    params: dict[str, Groups],
+    message: str,
+    pretrained_folder: PretrainedFolders,
+    make_trial: MakeTrial,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = str(pretrained_folder("gpt2"))
+    for place in ("tokens_known", "corpus"):
+        monkeypatch.setattr(causal_lm, place, lambda *_: pytest.fail("data are read"))
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("weights are read"))
+    model, searched = (
+        {name: value or folder for name, value in group.items()}
+        for group in (args, params.get("model", {}))
+    )
+    trial = make_trial(
+        {**params, "model": searched},
+        {"dataset": {"builtin": "pydoc", "block_size": 32}, "model": model},
+    )
+    with pytest.raises(Infeasible, match=message):
+        causal_lm.objective(trial)
 
 
 def test_an_untrained_model_takes_no_adapter(make_trial: MakeTrial) -> None:

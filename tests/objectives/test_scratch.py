@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpoctl.objectives.causal_lm.scratch import FAMILIES, create_llm, read_scratch
+from hpoctl.objectives.causal_lm.scratch import FAMILIES, check_sizes, create_llm, read_scratch
 from hpoctl.trial import Infeasible
 
 if TYPE_CHECKING:
@@ -68,3 +68,79 @@ def test_heads_of_an_odd_size_are_infeasible_where_positions_turn_pairs() -> Non
     assert read_scratch({"from_scratch": "gpt2", **odd}, "float32").hidden_size == 36
     with pytest.raises(Infeasible, match="llama needs an even number"):
         read_scratch({"from_scratch": "llama", **odd}, "float32")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_not_refused_can_be_built_and_read_the_longest_text(family: str) -> None:
+    """All small sizes: what is refused is refused for a reason that building has too."""
+    import torch
+
+    built = 0
+    for hidden_size in (2, 3, 4, 6, 8, 12):
+        for num_heads in (1, 2, 3, 4):
+            for shared in (None, 1, 2, 3, 4):
+                sizes = {"num_layers": 1, "hidden_size": hidden_size, "num_heads": num_heads}
+                more = {} if shared is None else {"num_key_value_heads": shared}
+                try:
+                    found = read_scratch({"from_scratch": family, **sizes, **more}, "float32")
+                except Infeasible:
+                    continue
+                llm = create_llm(
+                    1,
+                    hidden_size,
+                    num_heads,
+                    found.ff_dim,
+                    257,
+                    family=family,
+                    block_size=8,
+                    num_key_value_heads=found.num_key_value_heads,
+                )
+                ids = torch.arange(8)[None]
+                assert llm(input_ids=ids, labels=ids).loss.isfinite()
+                built += 1
+    assert built > 10
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_heads_may_share_keys_and_values(family: str) -> None:
+    kept = {}
+    for shared in (None, 2, 1):
+        llm = create_llm(2, 32, 4, 72, 300, family=family, num_key_value_heads=shared)
+        kept[shared] = llm.get_submodule("model.layers.0.self_attn.k_proj").weight.shape
+        assert llm.config.num_key_value_heads == (shared or 4)
+    assert kept == {None: (32, 32), 2: (16, 32), 1: (8, 32)}
+
+
+SIZES: tuple[tuple[dict[str, object], str], ...] = (
+    ({"hidden_size": 30, "num_heads": 4}, "hidden_size 30 cannot be divided among 4 heads"),
+    ({"from_scratch": "opt", "hidden_size": 30, "num_heads": 4}, "cannot be divided among 4"),
+    ({"from_scratch": "qwen3", "hidden_size": 12, "num_heads": 4}, "qwen3 needs an even number"),
+    ({"from_scratch": "llama", "num_key_value_heads": 5}, "num_heads 12 cannot share 5 keys"),
+    ({"from_scratch": "llama", "num_key_value_heads": 24}, "num_heads 12 cannot share 24 keys"),
+    ({"from_scratch": "gpt2", "num_key_value_heads": 4}, "gpt2 has no shared ones, leave it out"),
+    ({"from_scratch": "opt", "num_key_value_heads": 1}, "opt has no shared ones"),
+    ({"vocab_size": 256}, "vocab_size 256: a tokenizer has 257 tokens at least"),
+)
+
+
+@pytest.mark.parametrize(("sizes", "message"), SIZES)
+def test_sizes_that_cannot_go_together_are_infeasible_where_they_are_searched(
+    sizes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(Infeasible, match=message):
+        read_scratch(sizes, "float32")
+
+
+@pytest.mark.parametrize(("sizes", "message"), SIZES)
+def test_sizes_that_cannot_go_together_are_an_error_where_they_are_fixed(
+    sizes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(Infeasible, match=message):
+        check_sizes(sizes, searched=("num_layers", "ff_dim"))
+    check_sizes(sizes, searched=tuple(sizes))  # some of them may go together
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_key_value_heads", "ff_dim", "vocab_size"])
+def test_no_size_is_zero(name: str) -> None:
+    with pytest.raises(ValueError, match=f"model.{name}: is 0"):
+        check_sizes({"from_scratch": "llama", name: 0})

@@ -1,7 +1,4 @@
-"""LoRA (Hu et al. 2021): a few trained numbers beside the frozen ones; QLoRA, on 4-bit weights.
-
-Dettmers et al. 2023 describe QLoRA; bitsandbytes does it, on a CUDA GPU only.
-"""
+"""LoRA (Hu et al. 2021): a few trained numbers beside the frozen ones."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ import difflib
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_origin
 
 from hpoctl.objectives.causal_lm.typed import Field, fields_of, names_in, naming_a_field
@@ -22,7 +17,7 @@ from hpoctl.trial import Infeasible
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch.nn import Module
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 ALIASES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 _TARGETS = "target_modules"
@@ -45,7 +40,6 @@ _INIT = "init_lora_weights"
 _INITS_OF_DATA = ("eva", "corda", "lora_ga")
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal")  # all others change the base's weights
 _EVERY = "all-linear"
-_QUANTIZED = ("none", "4bit", "8bit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,15 +157,18 @@ def attach(llm: PreTrainedModel, lora: Lora) -> PeftModel:
         ready: Callable[..., PreTrainedModel] = prepare_model_for_kbit_training
         # Checkpoints of gradients are the Trainer's to switch on: training.gradient_checkpointing.
         llm = ready(llm, use_gradient_checkpointing=False)
-    saved = lora.fields.get("modules_to_save")
-    _check_modules("modules_to_save", [*_items(saved)] if saved else [], _names(llm))
-    config = _config(
-        lora,
-        _modules(llm, lora),
-        # As GPT-2 has them: said here, or peft warns.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
-    )
+    if saved := _items(lora.fields.get("modules_to_save") or ()):
+        _check_modules("modules_to_save", saved, _names(llm))
+        if _are_tied(llm, saved):
+            # Else the one would be trained without the other, and saved as if it had not been.
+            lora = replace(lora, fields={"ensure_weight_tying": True, **lora.fields})
     try:
+        config = _config(
+            lora,
+            _modules(llm, lora),
+            # As GPT-2 has them: said here, or peft warns.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
+        )
         return _wrapped(llm, config)
     except (TypeError, ValueError) as wrong:
         raise ValueError(naming_a_field("lora", _fields(), str(wrong))) from wrong
@@ -199,6 +196,18 @@ def _check_modules(key: str, wanted: Sequence[object], there: Sequence[str]) -> 
             close = difflib.get_close_matches(str(one), known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
             raise ValueError(f"lora.{key}: the model has no layer '{one}'; {hint}")
+
+
+def _are_tied(llm: PreTrainedModel, names: Sequence[object]) -> bool:
+    """Whether these are the tokens' embeddings, or the head, which are one tensor here."""
+    find: Callable[[], Module] = llm.get_input_embeddings
+    embeddings = find().weight
+    head: Callable[[], Module] = llm.get_output_embeddings
+    return head().weight is embeddings and any(
+        getattr(module, "weight", None) is embeddings
+        for name, module in llm.named_modules()
+        if any(f".{name}".endswith(f".{one}") for one in names)
+    )
 
 
 def _names(llm: PreTrainedModel) -> list[str]:
@@ -258,45 +267,3 @@ def moved(llm: PeftModel, base: PreTrainedModel) -> PeftModel:
     other = _wrapped(base, llm.peft_config["default"])
     set_peft_model_state_dict(other, get_peft_model_state_dict(llm, save_embedding_layers=False))
     return other
-
-
-def read_quantize(value: object) -> str | None:
-    """How the frozen weights are kept; None is as they are. Raises ValueError."""
-    if value not in _QUANTIZED:
-        raise ValueError(
-            f"model.quantize: is {value!r}, but must be one of {', '.join(_QUANTIZED)}"
-        )
-    if value == "none":
-        return None
-    check_quantize(str(value))
-    return str(value)
-
-
-def check_quantize(quantize: str) -> None:
-    """Raises ValueError where weights cannot be kept like that; touches no CUDA."""
-    if find_spec("bitsandbytes") is None:
-        way = "pip install bitsandbytes, or leave it out"
-        raise ValueError(
-            f"model.quantize: {quantize} needs bitsandbytes, not installed here: {way}"
-        )
-    if not any(Path("/dev").glob("nvidia[0-9]*")):  # torch would wake CUDA up, before the fork
-        way = "ask for one (resources.gpus: 1), or leave it out"
-        raise ValueError(
-            f"model.quantize: {quantize} needs a CUDA GPU, and this node has none: {way}"
-        )
-
-
-def quantization(quantize: str, dtype: str) -> BitsAndBytesConfig:
-    """What `from_pretrained` needs to know to load weights like that."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    configure: Callable[..., BitsAndBytesConfig] = BitsAndBytesConfig
-    if quantize == "8bit":
-        return configure(load_in_8bit=True)
-    return configure(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )

@@ -210,9 +210,9 @@ def load_dataset(name: HubName) -> dict[str, Dataset]:
     """The splits at the commit that a revision stands for now, or the newest."""
     import datasets
     from huggingface_hub import HfApi
-    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    if not is_offline_mode():
+    if not HF_HUB_OFFLINE:
         # Where there is no hub, load_dataset tries long, and takes another revision in the end.
         commit = HfApi().dataset_info(name.name, revision=name.revision).sha
         return dict(datasets.load_dataset(name.name, name.config, revision=commit))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from hpoctl.objectives.causal_lm import adapters, pretrained, scratch
+from hpoctl.objectives.causal_lm import adapters, pretrained, quantized, scratch
 from hpoctl.objectives.causal_lm.adapters import Lora
 from hpoctl.objectives.causal_lm.places import Place, locate
 from hpoctl.objectives.causal_lm.scratch import Scratch
@@ -95,7 +95,7 @@ def read(model: Mapping[str, object], lora: Mapping[str, object] | None) -> Mode
 def _pretrained(model: Mapping[str, object], lora: Mapping[str, object] | None) -> Pretrained:
     _refuse(model, _OF_SCRATCH, "is for a model from scratch, and model.pretrained is given too")
     place, layers = locate(str(model["pretrained"])), model.get("keep_layers")
-    quantize = adapters.read_quantize(model.get("quantize", "none"))
+    quantize = quantized.read_quantize(model.get("quantize", "none"))
     if quantize is not None and place.gguf_file is not None:
         raise ValueError("model.quantize: not of a GGUF file, which is quantised: leave it out")
     return Pretrained(
@@ -205,7 +205,7 @@ def _trained(model: Pretrained) -> PreTrainedModel:
         )
     return pretrained.load_quantized(
         model.place,
-        adapters.quantization(model.quantize, model.dtype),
+        quantized.quantization(model.quantize, model.dtype),
         keep_layers=model.keep_layers,
         dropout=model.dropout,
         dtype=model.dtype,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm import footprint
 from hpoctl.objectives.causal_lm.measures import check_known
+from hpoctl.objectives.causal_lm.origins import write_origins
 from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.objectives.causal_lm.text import Corpus, Opened, corpus, read_source
 from hpoctl.objectives.causal_lm.values import check_names, group
@@ -90,6 +91,9 @@ def objective(trial: Trial) -> dict[str, float]:
     torch.set_num_threads(trial.cpus)
     model = _model(trial.args)
     text, scorer = text_of(trial.args), _scorer(trial.args, model)
+    source, _ = read_source(group(trial.args, "dataset"))
+    used = {"model": group(trial.args, "model")["pretrained"], "scorer": asked.get("perplexity")}
+    write_origins(trial.dir, used, source, text)
     if torch.cuda.is_available():
         for each in (model, scorer or model):
             llm: torch.nn.Module = each.llm

@@ -63,7 +63,9 @@ def site(*caps: Cap) -> Limits:
         enforced=frozenset({"limits"}),
         partitions=(Partition(name="gpu", max_minutes=1440), Partition(name="spare")),
         nodes=(
-            Nodes(partition="gpu", count=8, cpus=16, mem_mb=200_000, gpus={"a100": 4}, state="mixed"),
+            Nodes(
+                partition="gpu", count=8, cpus=16, mem_mb=200_000, gpus={"a100": 4}, state="mixed"
+            ),
             Nodes(partition="spare", count=3, cpus=16, mem_mb=1, gpus={"t4": 2}, state="idle"),
         ),
         associations=(Association(account="sub", qos=("normal",)),),

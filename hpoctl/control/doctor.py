@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpoctl import config, rundir
 from hpoctl.backends.slurm import checkup
@@ -15,8 +19,11 @@ from hpoctl.errors import StudyError
 from hpoctl.finding import Finding, fails, ok, warning
 from hpoctl.study import secret_files
 from hpoctl.study.connect import connect, named_error
-from hpoctl.study.location import locate
+from hpoctl.study.location import Location, locate
 from hpoctl.words import StorageKeys
+
+if TYPE_CHECKING:
+    from hpoctl.sweep import Sweep
 
 _VARIABLE = "HPOCTL_STORAGE"
 _SLOW_MS = 50
@@ -29,10 +36,43 @@ def examine(sweep_file: Path | None, *, job: bool) -> tuple[Finding, ...]:
     With a sweep file, also what that sweep needs; the job is as its jobs are. Raises ConfigError.
     """
     sweep = config.load(sweep_file) if sweep_file is not None else None
-    here = [*checkup.look_over(), *_folders(), *_password_files(), *_storage()]
+    keys = _keys(sweep)
+    here = [*checkup.look_over(), *_folders(), *_password_files(), *_storage(keys)]
     if sweep is not None:
         here += checkup.look_at(sweep)
-    return (*here, *(checkup.try_a_job(Path.cwd(), sweep) if job else ()))
+    there = checkup.try_a_job(Path.cwd(), sweep, _asks(keys)) if job else ()
+    return (*here, *there)
+
+
+def _keys(sweep: Sweep | None) -> StorageKeys:
+    """What the sweep says of its storage; where it says nothing, what the usual variable does."""
+    if sweep is not None and (given := sweep.storage.model_dump(exclude_none=True)):
+        return StorageKeys(**given)
+    return StorageKeys(url_env=_VARIABLE if os.environ.get(_VARIABLE) else None)
+
+
+def _asks(keys: StorageKeys) -> str:
+    """Arguments for a Python on a compute node that looks for the database, if there is one."""
+    if not (keys.url or keys.url_env or keys.url_file):
+        return ""
+    program = "import sys; from hpoctl.control.doctor import connect_there as c; c(sys.argv[1])"
+    return shlex.join(["-c", program, json.dumps(asdict(keys))])
+
+
+def connect_there(keys: str) -> None:
+    """Connects to the database that these keys name, as JSON; ends with why it cannot."""
+    try:
+        location = _located(StorageKeys(**json.loads(keys)))
+    except StudyError as wrong:
+        raise SystemExit(str(wrong)) from None
+    try:
+        connect(location).close()
+    except Exception as wrong:  # whatever a driver raises, in words without a password
+        raise SystemExit(str(named_error(location, wrong))) from None
+
+
+def _located(keys: StorageKeys) -> Location:
+    return locate(keys, workdir=Path.cwd(), journal=Path("journal"), environ=os.environ)
 
 
 def _folders() -> Iterator[Finding]:
@@ -71,16 +111,18 @@ def _password_files() -> Iterator[Finding]:
             yield ok(f"~/{name}", "can be read by you alone")
 
 
-def _storage() -> Iterator[Finding]:
-    """The database that the usual variable names; without it a sweep uses a journal file."""
-    if not os.environ.get(_VARIABLE):
-        yield ok("storage", f"{_VARIABLE} is not set: a journal file in the run directory")
+def _storage(keys: StorageKeys) -> Iterator[Finding]:
+    """The database that is named; without one a sweep uses a file."""
+    if not _asks(keys):
+        file = keys.journal or keys.sqlite
+        text = file or f"{_VARIABLE} is not set: a journal file in the run directory"
+        yield ok("storage", text)
         return
-    keys = StorageKeys(url_env=_VARIABLE)
+    named = keys.url_env or keys.url_file or "storage.url"
     try:
-        location = locate(keys, workdir=Path.cwd(), journal=Path(), environ=os.environ)
+        location = _located(keys)
     except StudyError as wrong:
-        yield fails("storage", str(wrong), f"mend {_VARIABLE}, or 'hpoctl db up'")
+        yield fails("storage", str(wrong), f"mend {named}, or 'hpoctl db up'")
         return
     try:
         begun = time.monotonic()
@@ -92,7 +134,7 @@ def _storage() -> Iterator[Finding]:
         answered = time.monotonic()
         connection.close()
     except Exception as wrong:  # whatever a driver raises, in words without a password
-        yield fails("storage", str(named_error(location, wrong)), f"mend {_VARIABLE}")
+        yield fails("storage", str(named_error(location, wrong)), f"mend {named}")
         return
     trip_ms = (answered - connected) * 1000
     connect_ms = (connected - begun) * 1000

@@ -137,24 +137,31 @@ def _complete(opened: OpenRun, number: int) -> TrialRecord:
 
 
 def read_log(study: str, number: int, *, follow: bool) -> Iterator[str]:
-    """The log of a trial, piece by piece; with `follow` until the trial has ended.
+    """The log of a trial, piece by piece; with `follow` from its start until it has ended.
 
     One whose worker is gone has not: it waits for its next attempt, whose log is the same.
     """
     opened = open_run(study)
-    path = opened.run_dir.trial(number) / "log.txt"
-    if not path.exists():
-        path = opened.run_dir.trial(_root(opened, number)) / "log.txt"
+    path = _log_file(opened, number)
+    if not path.exists() and follow and _is_open(opened, number):
+        log.warning("trial %d has not started: waiting for it", number)
+        while not path.exists() and _is_open(opened, number):
+            time.sleep(_WAITING_POLL_S)
     if not path.exists():
         raise StudyError(f"trial {number} of '{opened.run.study}' has not started: no {path}")
-    with path.open(encoding="utf-8", errors="replace") as log:
+    with path.open(encoding="utf-8", errors="replace") as printed:
         while True:
             running = {worker.trial for worker in opened.summary().workers} if follow else set()
-            while piece := log.read(65_536):
+            while piece := printed.read(65_536):
                 yield piece
             if number not in running and not (follow and _is_open(opened, number)):
                 return
             time.sleep(_POLL_S if number in running else _WAITING_POLL_S)
+
+
+def _log_file(opened: OpenRun, number: int) -> Path:
+    own = opened.run_dir.trial(number) / "log.txt"
+    return own if own.exists() else opened.run_dir.trial(_root(opened, number)) / "log.txt"
 
 
 def _is_open(opened: OpenRun, number: int) -> bool:

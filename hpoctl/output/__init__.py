@@ -251,6 +251,8 @@ def show_paths(paths: Sequence[Path], form: Format) -> None:
 def _next(status: Status) -> str:
     study = shell_word(status.run.study)
     running = status.summary.counts[TrialState.RUNNING]
+    if status.spent is not None and not status.live_workers:
+        return f"report {study}"  # workers that are added leave at once
     if (status.waiting or running) and not status.live_workers:
         workers = min(status.waiting + running, 4)
         logs = _relative(status.run_dir / "logs")

@@ -91,3 +91,48 @@ def test_init_writes_what_the_cluster_says_and_check_takes_it(hpoctl: Hpoctl, sl
     assert "  account: lab   #" in text
     assert "  gpus: a100:1   #" in text
     hpoctl("check", "sweep.yaml")
+
+
+def test_a_database_that_compute_nodes_do_not_reach_is_named_with_the_reason(
+    hpoctl: Hpoctl, slurm: Slurm, postgresql_url: str
+) -> None:
+    """Where it is right here, and a node has another idea of where it is."""
+    tree = {
+        "study": "far",
+        "objective": "hpoctl.objectives.toy",
+        "search_space": {"x": {"type": "uniform", "min": 0, "max": 1}},
+        "budget": {"trials": 1},
+        "storage": {"url_env": "MY_STUDIES"},
+    }
+    (hpoctl.folder / "sweep.yaml").write_text(json.dumps(tree))
+    hpoctl.env.update({**slurm.env, "MY_STUDIES": postgresql_url})
+    good = found(hpoctl, "sweep.yaml", "--job")
+    assert good["storage"]["level"] == "ok"
+    assert good["database there"]["level"] == "ok"
+
+    there = "export MY_STUDIES=postgresql://ada:s3cret-canary@127.0.0.1:1/none"
+    (hpoctl.folder / "sweep.yaml").write_text(json.dumps({**tree, "resources": {"setup": [there]}}))
+    done = hpoctl("doctor", "sweep.yaml", "--job", code=3, timeout_s=100)
+    assert "database there" in done.stdout
+    assert "refused" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_a_python_on_the_nodes_that_cannot_run_hpoctl_is_named_with_its_words(
+    hpoctl: Hpoctl, slurm: Slurm
+) -> None:
+    old = hpoctl.folder / "python3.6"
+    old.write_text("#!/bin/sh\necho \"ImportError: cannot import name 'StrEnum'\" >&2\nexit 1\n")
+    old.chmod(0o755)
+    tree = {
+        "study": "old",
+        "objective": "hpoctl.objectives.toy",
+        "search_space": {"x": {"type": "uniform", "min": 0, "max": 1}},
+        "budget": {"trials": 1},
+        "resources": {"python": str(old)},
+    }
+    (hpoctl.folder / "sweep.yaml").write_text(json.dumps(tree))
+    hpoctl.env.update(slurm.env)
+    python = found(hpoctl, "sweep.yaml", "--job", code=3)["python"]
+    assert python["level"] == "fails"
+    assert "cannot import name 'StrEnum'" in python["text"]

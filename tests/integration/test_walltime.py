@@ -83,20 +83,25 @@ def test_a_trial_longer_than_its_walltime_goes_on_in_the_next_link_of_the_chain(
 def test_a_trial_whose_task_is_queued_again_goes_on_from_where_it_saved_itself(
     make_sweep: MakeSweep,
 ) -> None:
-    sweep = long_trial(make_sweep, steps=12)
+    held = {"time": "5m", "cpus": 1, "sbatch": ["--hold"]}
+    sweep = long_trial(make_sweep, steps=12, resources=held)
     (id_,) = sweep.submit()
     slurm = sweep.slurm
     assert slurm is not None
-    wait_for(lambda: len(_steps(sweep)) > 2, 60, "trial 0 has reported")
-    slurm.ask("scontrol", "requeue", f"{id_}_0")
-    # Slurm holds it back for two minutes, unless it is told not to.
     with subprocess.Popen(
         [sys.executable, "-m", "hpoctl", "logs", "a-study", "0", "-f"],
         cwd=sweep.hpoctl.folder,
         env=sweep.hpoctl.environ,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     ) as follower:
+        assert follower.stderr is not None
+        assert "trial 0 has not started: waiting" in follower.stderr.readline()
+        slurm.ask("scontrol", "release", id_)
+        wait_for(lambda: len(_steps(sweep)) > 2, 60, "trial 0 has reported")
+        slurm.ask("scontrol", "requeue", f"{id_}_0")
+        # Slurm holds it back for two minutes, unless it is told not to.
         wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-o", "%r"), 60, "requeued")
         slurm.ask("scontrol", "update", f"JobId={id_}_0", "StartTime=now")
         sweep.await_finished(1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 _BETTER = {"sacctmgr": "limits are not known", "sacct": "the GPU-hours of killed jobs are guessed"}
-_JOB_S = 120.0
+_JOB_S = 45.0  # so that all is said within a minute
 _POLL_S = 1.0
 
 
@@ -57,7 +57,8 @@ def look_over() -> Iterator[Finding]:
 
 def _accounts(limits: Limits) -> Iterator[Finding]:
     if not limits.accounts and not limits.qos:
-        yield warning("accounting", "sacctmgr tells nothing: limits are not known", "none needed")
+        loss = "limits of accounts are not known, the GPU-hours of killed jobs are guessed"
+        yield warning("accounting", f"sacctmgr tells nothing: {loss}", "nothing has to be done")
         return
     yield ok("accounting", f"{len(limits.accounts)} accounts, {len(limits.qos)} QOS")
     own = sorted({row.account for row in limits.associations})
@@ -128,18 +129,28 @@ def look_at(sweep: Sweep) -> Iterator[Finding]:
         yield ok("image", str(image))
 
 
-def try_a_job(folder: Path, sweep: Sweep | None = None) -> Iterator[Finding]:
-    """Runs a job that looks at this folder and this Python, or a sweep's, from a compute node."""
-    place = Path(tempfile.mkdtemp(prefix=".hpoctl-doctor-", dir=folder))
+def try_a_job(folder: Path, sweep: Sweep | None = None, database: str = "") -> Iterator[Finding]:
+    """Runs a job that looks at this folder and this Python, or a sweep's, from a compute node.
+
+    `database` are arguments of Python, quoted, with which it says why it does not reach one.
+    """
+    try:
+        place = Path(tempfile.mkdtemp(prefix=".hpoctl-doctor-", dir=folder))
+    except OSError as wrong:
+        text = f"{folder} cannot be written, so no job was tried: {wrong.strerror}"
+        yield fails("job", text, "work in a folder of your own")
+        return
     script, said = place / "job.sh", place / "said"
     try:
-        script.write_text(_job(place, said, sweep))
+        script.write_text(_job(place, said, sweep, database))
         yield from _outcome(script, said, sweep)
+        if database and said.exists():
+            yield from _database(said)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _job(place: Path, said: Path, sweep: Sweep | None) -> str:
+def _job(place: Path, said: Path, sweep: Sweep | None, database: str) -> str:
     """A batch script that says line by line what there is, in the sweep's environment."""
     header = ["--job-name=hpoctl-doctor", "--time=2", f"--output={place}/log"]
     setup: Sequence[str] = ()
@@ -152,15 +163,41 @@ def _job(place: Path, said: Path, sweep: Sweep | None) -> str:
         if own.container is not None:
             words = exec_words(own.container, Path.cwd(), [place])
             python = f'"$program" exec {shlex.join(words)} {python}'
+    why, no_database = quote(str(_why(said))), quote(str(_why_no_database(said)))
     lines = (
         f"exec 3>>{quote(str(said))}",
         *setup,
         "program=$(command -v apptainer || command -v singularity) && echo container >&3",
-        f"{python} -c 'import hpoctl' && echo python >&3",
+        f"{python} -m hpoctl --help >{why} 2>&1 && echo python >&3",
+        f"{python} {database} >{no_database} 2>&1 && echo database >&3" * bool(database),
         "squeue --me >/dev/null && echo slurm >&3",
         "echo end >&3",
     )
     return "\n".join(["#!/bin/bash", *(f"#SBATCH {option}" for option in header), *lines, ""])
+
+
+def _why(said: Path) -> Path:
+    """Where the job leaves what Python said of hpoctl."""
+    return said.with_name("python")
+
+
+def _why_no_database(said: Path) -> Path:
+    """Where the job leaves why it does not reach the database."""
+    return said.with_name("database")
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _database(said: Path) -> Iterator[Finding]:
+    words = said.read_text().split()
+    if "database" in words:
+        yield ok("database there", "a compute node reaches the database")
+    elif "python" in words:
+        text = f"a compute node does not reach the database: {_last_line(_why_no_database(said))}"
+        yield fails("database there", text, "use a host and port that all nodes reach")
 
 
 def _python(sweep: Sweep | None) -> str:
@@ -202,7 +239,8 @@ def _outcome(script: Path, said: Path, sweep: Sweep | None) -> Iterator[Finding]
     else:
         way = "give resources.setup the lines that make it run, or resources.python another one"
         way = "install hpoctl in the image, or name its Python: resources.python" if boxed else way
-        yield fails("python", f"a compute node cannot run hpoctl by {python}", way)
+        text = f"a compute node cannot run hpoctl by {python}: {_last_line(_why(said))}"
+        yield fails("python", text, way)
     if "slurm" in words:
         yield ok("squeue there", "compute nodes reach Slurm")
     else:

@@ -79,7 +79,7 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
     end = time.monotonic() + patience_s
     while True:
         settled = within(end - time.monotonic(), _Settled(stage))
-        before, status, ledger = _sacct(stage), ask(), _ledger_lines(stage)
+        before, status = _sacct(stage), ask()
         after = _sacct(stage)
         if (settled and before == after) or time.monotonic() > end:
             records = stage.rows("select record from hpoctl_workers order by life")
@@ -87,7 +87,7 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
                 sacct=tuple(after),
                 squeue=tuple(_squeue(stage)),
                 workers=tuple(json.loads(str(text)) for (text,) in records),
-                ledger=ledger,
+                ledger=_ledger_lines(stage),
                 status=status,
                 settled=settled and before == after,
             )

@@ -147,11 +147,19 @@ def lost_trials(workers: Iterable[WorkerRecord], fates: Mapping[WorkerId, Fate])
 def ledger(
     workers: Sequence[WorkerRecord], look: Look, charges: Sequence[Charge], now: float
 ) -> tuple[Line, ...]:
-    """All allocations up to `now`, or to the last sign of life of workers that are gone."""
+    """All allocations up to `now`, or to the last sign of life of workers that are gone.
+
+    Of a task that runs, the last worker is alive. A slurmctld that was killed may have started it
+    more than once without counting a restart.
+    """
     live = {(task.task, task.restarts) for task in look.tasks if task.state in LIVE}
+    last: dict[str, int] = {}
+    for worker in workers:
+        last[worker.task] = max(worker.life, last.get(worker.task, 0))
 
     def until(worker: WorkerRecord) -> float:
-        alive = (worker.task, worker.restarts) in live
+        is_last = worker.life == last[worker.task]
+        alive = is_last and (worker.task, worker.restarts) in live
         return worker.ended_at or (now if alive else worker.seen_at)
 
     return hours.ledger(workers, until, tasks=look.tasks, charges=charges, now=now)

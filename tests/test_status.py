@@ -111,6 +111,17 @@ def test_gpu_hours_count_to_now_while_slurm_knows_the_worker_and_else_to_its_las
     assert allocated(ended) == 3600
 
 
+def test_of_a_task_that_was_started_more_than_once_only_the_last_worker_counts_to_now() -> None:
+    orphan = worker("7_0", allocated_at=100.0, seen_at=110.0)
+    runs = worker("7_0", allocated_at=140.0, life=2, seen_at=150.0)
+    task = TaskRecord(task="7_0", state=TaskState.RUNNING, started_at=139.0, gpus=1)
+    lines = ledger([orphan, runs], look(task), (), 200.0)
+    assert [(line.allocated_s, line.known_from) for line in lines] == [
+        (10, "worker"),
+        (61, "squeue"),
+    ]
+
+
 def test_a_trial_is_lost_whose_worker_slurm_knows_as_gone_or_not_at_all() -> None:
     fates = (Fate.GONE, Fate.FORGOTTEN, Fate.KEPT, Fate.RUNNING, Fate.UNKNOWN)
     workers = [worker(fate, trial=number) for number, fate in enumerate(fates)]

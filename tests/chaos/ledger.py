@@ -79,7 +79,7 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
     end = time.monotonic() + patience_s
     while True:
         settled = within(end - time.monotonic(), _Settled(stage))
-        before, status, ledger = _sacct(stage), ask(), _ledger_lines(stage)
+        before, status = _sacct(stage), ask()
         after = _sacct(stage)
         if (settled and before == after) or time.monotonic() > end:
             records = stage.rows("select record from hpoctl_workers order by life")
@@ -87,7 +87,7 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
                 sacct=tuple(after),
                 squeue=tuple(_squeue(stage)),
                 workers=tuple(json.loads(str(text)) for (text,) in records),
-                ledger=ledger,
+                ledger=_ledger_lines(stage),
                 status=status,
                 settled=settled and before == after,
             )
@@ -97,7 +97,7 @@ def listen(stage: Stage, ask: Callable[[], float], patience_s: float = 60) -> To
 class _Settled:
     """Whether accounting has heard all ends that slurmctld knows, and has said the same for long.
 
-    It may have heard of a start only: it is to know the end of that too.
+    Of what a killed slurmctld has forgotten, it may have heard of the start, and never hears more.
     """
 
     stage: Stage
@@ -110,13 +110,7 @@ class _Settled:
             self.told, self.since = now, time.monotonic()
         ends = {(_cell(line, 0), _cell(line, 4)) for line in now}
         lasts = {(_cell(line, 0), _cell(line, 4)) for line in _squeue(self.stage)}
-        is_whole = lasts <= ends and not any(_is_open(line) for line in now)
-        return is_whole and time.monotonic() > self.since + _QUIET_S
-
-
-def _is_open(line: str) -> bool:
-    """Whether a life has begun and not ended; rows that wait for ever do not matter."""
-    return _cell(line, 3) not in ("None", "Unknown") and _cell(line, 4) == "Unknown"
+        return lasts <= ends and time.monotonic() > self.since + _QUIET_S
 
 
 def _sacct(stage: Stage) -> list[str]:

@@ -21,7 +21,7 @@ from chaos.slurm_run import Plan, run
 
 SCRIPT = Path(__file__).with_name("slurm.py")
 PLAN = Plan(
-    seed=3, trials=40, faults=15, workers=5, nodes=4, seconds=(2.0, 6.0), pace_s=1.0, deadline_s=80
+    seed=3, trials=40, faults=15, workers=5, nodes=4, seconds=(2.0, 6.0), pace_s=1.0, deadline_s=200
 )
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,27 +204,34 @@ def test_the_ledger_agrees_with_accounting_where_a_killed_slurmctld_forgot_an_en
     slurm = sweep.slurm
     assert slurm is not None
     wait_for(lambda: any(w.trials for w in sweep.summary().workers), 60, "a trial has ended")
-    _keep_state(slurm, f"{array}_0", tmp_path / "state")
+    _keep_state(slurm, f"{array}_0", tmp_path / "job_state")
     slurm.ask("scancel", f"{array}_0")
     await_accounted(slurm, arrays, lives=1)
     first_end = charged(slurm, arrays)
     assert _allocated(sweep) == pytest.approx(first_end)
 
     os.kill(int((slurm.folder / "run/slurmctld.pid").read_text()), signal.SIGKILL)
-    shutil.copytree(tmp_path / "state", slurm.folder / "state", dirs_exist_ok=True)
+    shutil.copy(tmp_path / "job_state", slurm.folder / "state")
     slurm.restart("slurmctld")
     slurm.ask("scancel", f"{array}_0")  # unless it was missed on its node by now
     wait_for(lambda: charged(slurm, arrays) > first_end, 60, "accounting moved the end")
     wait_for(lambda: _allocated(sweep) == pytest.approx(charged(slurm, arrays)), 20, "told anew")
 
 
-def _keep_state(slurm: Slurm, task: str, folder: Path) -> None:
-    """A copy of what slurmctld would know of a running task after its machine went down."""
+def _keep_state(slurm: Slurm, task: str, copy: Path) -> None:
+    """A copy of what slurmctld would know of its jobs, a running task too, after a crash."""
     changed_at = time.time()
     slurm.ask("scontrol", "update", f"JobId={task}", "Comment=kept")
     file = slurm.folder / "state" / "job_state"
-    wait_for(lambda: file.exists() and file.stat().st_mtime > changed_at, 60, "the state is saved")
-    shutil.copytree(slurm.folder / "state", folder)
+
+    def is_kept() -> bool:
+        with suppress(FileNotFoundError):  # while it is being replaced
+            if file.stat().st_mtime > changed_at:
+                shutil.copy(file, copy)
+                return True
+        return False
+
+    wait_for(is_kept, 60, "the state is saved")
 
 
 def _allocated(sweep: Sweep) -> float:

@@ -232,8 +232,8 @@ def test_a_study_that_ended_by_its_time_goes_on_with_more_of_it(desk: Desk) -> N
     assert "spent" not in extended.stderr
     rows = desk.hpoctl("status", "more").stdout.splitlines()
     assert not any(row.startswith("budget") for row in rows)
-    (next_,) = [line for line in extended.stderr.splitlines() if line.startswith("next: hpoctl ")]
-    desk.say(*next_.split()[2:])
+    (next_,) = [line for line in extended.stderr.splitlines() if line.startswith("next: ")]
+    desk.say(*next_[next_.index("workers add") :].split())
     desk.await_counts(complete=6)
     assert desk.ask("extend", "more", "--time", "+1h")["budget"]["time_s"] > 7200
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
 if TYPE_CHECKING:
     from hpoctl.limits import Cap
+    from hpoctl.sweep import Budget
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ log = logging.getLogger(__name__)
 class Run:
     """What `submit` decided, as kept in plan.json; no gist in one of an earlier release.
 
-    `trials` is the budget as it is now, after every `extend`.
+    `trials` is the budget as it is now, after every `extend`; `raised_at` is when the one of time
+    or of GPU-hours was raised last.
     """
 
     study: str
@@ -47,6 +50,7 @@ class Run:
     created_at: float
     gist: Gist | None = None
     fed: tuple[Cap, ...] = ()
+    raised_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +68,19 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """A budget of `trials` in all, in the words it was asked for; `done` once they are queued."""
+    """A budget of `trials` in all, in the words it was asked for; `done` once they are queued.
+
+    `time_s`, from the submission, and `gpu_hours` in all are None where they never were raised;
+    `raised_at` is when one of them last was.
+    """
 
     asked: str
     trials: int
     at: float
     done: bool
+    time_s: float | None = None
+    gpu_hours: float | None = None
+    raised_at: float = 0.0
 
 
 def slug(study: str) -> str:
@@ -189,8 +200,9 @@ class RunDir:
             overrides=tuple(given["overrides"]),
             workdir=Path(given["workdir"]),
             created_at=given["created_at"],
-            gist=_gist(given.get("gist")),
+            gist=_gist(given.get("gist"), extension),
             fed=_caps(given.get("fed") or ()),
+            raised_at=0.0 if extension is None else extension.raised_at,
         )
 
     def note_cancel(self, at: float) -> None:
@@ -247,6 +259,15 @@ class RunDir:
         lines = _lines(self.extensions_file)
         return Extension(**lines[-1]) if lines else None
 
+    def budget(self, given: Budget) -> Budget:
+        """The time and GPU-hours of a sweep's budget as they are now, after every `extend`."""
+        last = self.extension()
+        if last is None:
+            return given
+        time = None if last.time_s is None else timedelta(seconds=last.time_s)
+        raised = {"time": time, "gpu_hours": last.gpu_hours}
+        return given.model_copy(update={k: v for k, v in raised.items() if v is not None})
+
 
 def _noted(file: Path) -> float:
     return float(file.read_text() or 0) if file.exists() else 0.0
@@ -291,13 +312,14 @@ def _caps(given: Sequence[Mapping[str, Any]]) -> tuple[Cap, ...]:
     return tuple(cap(of) for of in given)
 
 
-def _gist(given: Mapping[str, Any] | None) -> Gist | None:
+def _gist(given: Mapping[str, Any] | None, extension: Extension | None) -> Gist | None:
     if given is None:
         return None
+    raised = None if extension is None else extension.gpu_hours
     return Gist(
         metrics=tuple(given["metrics"]),
         shown=tuple(given.get("shown", ())),
-        gpu_hours=given["gpu_hours"],
+        gpu_hours=given["gpu_hours"] if raised is None else raised,
         storage=StorageKeys(**given["storage"]),
     )
 

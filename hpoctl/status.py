@@ -92,7 +92,9 @@ class Status:
     @property
     def spent(self) -> str | None:
         """Why no further trial starts: what the workers said that left for it."""
-        reasons = (worker.reason or "" for worker in self.workers)
+        raised_at = self.run.raised_at
+        left = (w for w in self.summary.workers if (w.ended_at or 0.0) > raised_at)
+        reasons = (worker.reason or "" for worker in left)
         return next((r for r in reasons if r.startswith("budget.") and self.waiting), None)
 
     @property

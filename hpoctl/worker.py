@@ -238,7 +238,7 @@ class Worker:
 
     def _reason_to_leave(self, *, startup_s: float = 0.0) -> str | None:
         """Why this worker starts no further trial, or None to go on."""
-        now, allocation, budget = time.time(), self.allocation, self.sweep.budget
+        now, allocation = time.time(), self.allocation
         if self.ending.told is not None:
             return f"told to by {self.ending.told.name}"
         if allocation.trials is not None and self.record.trials >= allocation.trials:
@@ -249,6 +249,7 @@ class Worker:
         drained_at = self.store.check_in(self.record)
         if drained_at > self.submitted_at:
             return self.conclusions.why_drained(drained_at)
+        budget = self.run_dir.budget(self.sweep.budget)  # which may have been raised meanwhile
         if budget.time is not None and now > self.run.created_at + budget.time.total_seconds():
             return "budget.time is spent"
         if budget.gpu_hours is not None and self.store.gpu_hours(now) >= budget.gpu_hours:

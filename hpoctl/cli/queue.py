@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hpoctl import control
-from hpoctl.cli.options import budget, formatted, numbers
+from hpoctl.cli.options import formatted, gpu_hours, length, numbers, whole
 from hpoctl.output import Format, say
 from hpoctl.output.queued import show_extended, show_retried
+
+if TYPE_CHECKING:
+    from hpoctl.control import Amount
 
 MOST_RETRIES = 3  # a trial that has failed four times will do so again
 
@@ -20,17 +25,37 @@ _ATTACH = click.option(
 @click.argument("study")
 @click.option(
     "--trials",
-    callback=budget,
-    required=True,
+    callback=whole,
     metavar="+N|N",
     help="+20 for 20 trials more, 120 for 120 in all.",
 )
+@click.option(
+    "--time",
+    callback=length,
+    metavar="+T|T",
+    help="+2h for two hours more, 14h for 14 hours in all, from the submission.",
+)
+@click.option(
+    "--gpu-hours",
+    callback=gpu_hours,
+    metavar="+H|H",
+    help="+10 for 10 GPU-hours more, 50 for 50 in all.",
+)
 @_ATTACH
 @formatted
-def extend(study: str, trials: tuple[int, bool], workers: int | None, form: str) -> None:
-    """Give STUDY a larger budget of trials, whether it runs or has ended."""
-    number, more = trials
-    extended = control.extend(study, number, more=more, workers=workers, note=say)
+def extend(
+    study: str,
+    trials: Amount | None,
+    time: Amount | None,
+    gpu_hours: Amount | None,
+    workers: int | None,
+    form: str,
+) -> None:
+    """Give STUDY a larger budget of trials, time or GPU-hours, whether it runs or has ended."""
+    if trials is None and time is None and gpu_hours is None:
+        raise click.UsageError("say what to extend: --trials +20, --time +2h or --gpu-hours +10")
+    asked = control.Raise(trials=trials, time=time, gpu_hours=gpu_hours)
+    extended = control.extend(study, asked, workers=workers, note=say)
     show_extended(extended, Format(form))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hpoctl.control.hub import fetch
     from hpoctl.control.opened import Submitted
     from hpoctl.control.queue import Extended, Retried, extend, retry
+    from hpoctl.control.raising import Amount, Raise
     from hpoctl.control.read import (
         Best,
         Failures,
@@ -57,6 +58,7 @@ _HOMES = {
     "opened": ("Submitted",),
     "hub": ("fetch",),
     "queue": ("Extended", "Retried", "extend", "retry"),
+    "raising": ("Amount", "Raise"),
     "read": (
         "Best",
         "Failures",
@@ -84,6 +86,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Amount",
     "Best",
     "ConfirmRequest",
     "Confirmation",
@@ -92,6 +95,7 @@ __all__ = [
     "FitRequest",
     "Fitted",
     "Planned",
+    "Raise",
     "Repaired",
     "Request",
     "Retried",

@@ -43,7 +43,7 @@ class OpenRun:
     location: Location
 
     def sweep(self) -> Sweep:
-        """The whole sweep, which takes long to read."""
+        """The whole sweep, which takes long to read; its time and GPU-hours as they are now."""
         return _load(self.run_dir, self.run)
 
     def summary(self) -> Summary:
@@ -105,7 +105,8 @@ def open_run(study: str) -> OpenRun:
 def _load(run_dir: RunDir, run: Run) -> Sweep:
     from hpoctl import config
 
-    return config.load(run_dir.sweep_file, run.overrides)
+    sweep = config.load(run_dir.sweep_file, run.overrides)
+    return sweep.model_copy(update={"budget": run_dir.budget(sweep.budget)})
 
 
 def locate_study(gist: Gist, workdir: Path, run_dir: RunDir) -> Location:

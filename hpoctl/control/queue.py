@@ -1,16 +1,15 @@
-"""More trials for a study that was submitted: a larger budget, and failed trials once more."""
+"""More for a study that was submitted: a larger budget, and failed trials once more."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpoctl import config
 from hpoctl.control.attach import add_workers
 from hpoctl.control.opened import OpenRun, Submitted, open_run
+from hpoctl.control.raising import Raise, in_flags, spent, whole
 from hpoctl.errors import ConfigError, HpoctlError, StudyError
 from hpoctl.plan import queue
 from hpoctl.record import TrialRecord, TrialState
@@ -18,21 +17,20 @@ from hpoctl.rundir import Extension
 from hpoctl.samplers import Grid, Listed
 from hpoctl.sweep import Sweep
 
-if TYPE_CHECKING:  # which loads Optuna
-    from hpoctl.study.store import Store
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extended:
-    """A larger budget, and the trials that were `queued` for it.
+    """A larger `budget`, as it was `asked` for, and the trials that were `queued` for it.
 
     `resumed` if this finished an `extend` that was cut short. `workers` is how many the sweep wants
-    at once.
+    at once, `waiting` how many trials wait.
     """
 
     study: str
     run_dir: Path
-    budget: int
+    asked: Raise
+    budget: Extension
+    waiting: int
     queued: tuple[int, ...]
     resumed: bool
     notes: tuple[str, ...]
@@ -56,28 +54,28 @@ class Retried:
 
 
 def extend(
-    study: str, trials: int, *, more: bool, workers: int | None, note: Callable[[str], None]
+    study: str, asked: Raise, *, workers: int | None, note: Callable[[str], None]
 ) -> Extended:
-    """Queues trials up to a budget of so many in all, or so many `more`; then attaches workers.
+    """Raises the budget and queues the trials that are missing of it; then attaches workers.
 
     What is about to be done is written down first: the same call after a kill goes on with it, and
     queues nothing twice. `note` is told of a wait for lost trials. Raises ConfigError where the
-    sampler knows its own number of trials.
+    sampler knows its own number of trials, or the study has no such budget.
     """
     opened = open_run(study)
     opened.refuse_strangers()
     sweep, run_dir = opened.sweep(), opened.run_dir
-    _refuse_a_list(opened, sweep)
+    if asked.trials:
+        _refuse_a_list(opened, sweep)
     with run_dir.locked():
         store = opened.store()
-        before = store.size() - store.retries()
-        cut_short = _cut_short(opened, trials, more=more)
-        begun = cut_short or _begin(opened, before, trials, more=more)
-        larger = _enlarge(opened, begun.trials)
+        cut_short = _cut_short(opened, asked)
+        begun = cut_short or whole(opened, store, run_dir.budget(sweep.budget), asked)
+        larger = None if isinstance(sweep.sampler, Listed) else _enlarge(opened, begun.trials)
         run_dir.note_extension(begun)
-        queued = store.fill(list(queue(larger)))
+        queued = store.fill(list(queue(larger))) if larger else []
         try:
-            attached = _attach(opened, workers, len(queued), note)
+            attached = _attach(opened, workers, _done(asked, len(queued)), note)
         except HpoctlError:  # the user is told that the trials are there
             run_dir.note_extension(replace(begun, done=True))
             raise
@@ -85,13 +83,21 @@ def extend(
     return Extended(
         study=opened.run.study,
         run_dir=run_dir.path,
-        budget=begun.trials,
+        asked=asked,
+        budget=begun,
         queued=tuple(queued),
         resumed=cut_short is not None,
-        notes=tuple(_spent(opened, sweep, store)),
+        notes=tuple(spent(opened, store, run_dir.budget(sweep.budget))),
         workers=sweep.workers or 1,
+        waiting=opened.summary().counts[TrialState.WAITING],
         attached=attached,
     )
+
+
+def _done(asked: Raise, queued: int) -> str:
+    if asked.trials or queued:
+        return f"{queued} trials were queued"
+    return "the budget was raised"
 
 
 def _refuse_a_list(opened: OpenRun, sweep: Sweep) -> None:
@@ -105,48 +111,23 @@ def _refuse_a_list(opened: OpenRun, sweep: Sweep) -> None:
         )
 
 
-def _cut_short(opened: OpenRun, trials: int, *, more: bool) -> Extension | None:
+def _cut_short(opened: OpenRun, asked: Raise) -> Extension | None:
     """The same relative `extend`, if it was killed before its end. Raises StudyError."""
     last = opened.run_dir.extension()
-    if last is None or last.done or not more:
+    if last is None or last.done or not asked.more:
         return None
-    if last.asked == _asked(trials, more=more):
+    if last.asked == asked.typed:
         return last
     raise StudyError(
-        f"'extend --trials {last.asked}' was cut short on the way to {last.trials} trials: say how"
-        f" many there shall be in all, as in --trials {last.trials}"
+        f"'extend {last.asked}' was cut short on the way to {last.trials} trials: say how much"
+        f" there shall be in all, as in {in_flags(last)}"
     )
-
-
-def _begin(opened: OpenRun, before: int, trials: int, *, more: bool) -> Extension:
-    """What is to be done. Raises ConfigError where the budget would shrink."""
-    study = opened.run.study
-    if not more and trials < before:
-        raise ConfigError(
-            f"study '{study}' has {before} trials already, and a budget does not shrink:"
-            f" --trials +{trials} is {trials} more, 'hpoctl workers drain {study}' ends it early"
-        )
-    total = before + trials if more else trials
-    return Extension(asked=_asked(trials, more=more), trials=total, at=time.time(), done=False)
-
-
-def _asked(trials: int, *, more: bool) -> str:
-    return f"{'+' * more}{trials}"
 
 
 def _enlarge(opened: OpenRun, trials: int) -> Sweep:
     """The sweep as it would be with this budget: its points are the same as far as they go."""
     overrides = (*opened.run.overrides, f"budget.trials={trials}")
     return config.load(opened.run_dir.sweep_file, overrides)
-
-
-def _spent(opened: OpenRun, sweep: Sweep, store: Store) -> Iterator[str]:
-    """Other parts of the budget that would send every worker home."""
-    now, budget = time.time(), sweep.budget
-    if budget.time is not None and now > opened.run.created_at + budget.time.total_seconds():
-        yield f"budget.time ({budget.time}) is spent: workers will leave at once"
-    if budget.gpu_hours is not None and store.gpu_hours(now) >= budget.gpu_hours:
-        yield f"budget.gpu_hours ({budget.gpu_hours:g}) is spent: workers will leave at once"
 
 
 def retry(
@@ -169,7 +150,7 @@ def retry(
         chosen, left = choose(store.records(), numbers, most)
         queued = set(store.retry(chosen))
         repeats = {r.number: r.root for r in store.records() if r.number in queued}
-        attached = _attach(opened, workers, len(queued), note)
+        attached = _attach(opened, workers, f"{len(queued)} trials were queued", note)
     return Retried(
         study=opened.run.study,
         run_dir=opened.run_dir.path,
@@ -181,16 +162,14 @@ def retry(
 
 
 def _attach(
-    opened: OpenRun, workers: int | None, queued: int, note: Callable[[str], None]
+    opened: OpenRun, workers: int | None, done: str, note: Callable[[str], None]
 ) -> Submitted | None:
     if workers is None:
         return None
     try:
         return add_workers(str(opened.run_dir.path), workers, (), note)
     except HpoctlError as wrong:
-        raise type(wrong)(
-            f"{queued} trials were queued, no worker was attached: {wrong}"
-        ) from wrong
+        raise type(wrong)(f"{done}, no worker was attached: {wrong}") from wrong
 
 
 def choose(

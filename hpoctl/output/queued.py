@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from hpoctl.output import Format, say, shapes, shell_word, show_json, show_submitted, suggest
+from hpoctl.output.tables import duration
 
 if TYPE_CHECKING:
     from hpoctl.control import Extended, Retried, Submitted
@@ -12,9 +15,10 @@ if TYPE_CHECKING:
 
 def show_extended(extended: Extended, form: Format) -> None:
     """`extend`: the budget as it is now, and the numbers of the new trials."""
-    study, queued = extended.study, extended.queued
+    study, queued, budget = extended.study, extended.queued, extended.budget
     if form is Format.JSON:
-        shown = {"budget": {"trials": extended.budget}, "queued": queued, "notes": extended.notes}
+        parts = {"trials": budget.trials, "gpu_hours": budget.gpu_hours, "time_s": budget.time_s}
+        shown = {"budget": parts, "queued": queued, "notes": extended.notes}
         show_json({"study": study, "run_dir": str(extended.run_dir), **shown, **_arrays(extended)})
         return
     if form is Format.QUIET:
@@ -22,13 +26,25 @@ def show_extended(extended: Extended, form: Format) -> None:
         return
     if extended.resumed:
         say("note: this finishes an 'extend' that was cut short; give it again for still more")
+    for line in _raised(extended):
+        print(line)
     if queued:
-        print(f"queued {len(queued)} trials; the budget of '{study}' is {extended.budget}")
-    else:
-        say(f"nothing to do: the budget of '{study}' is {extended.budget} trials already")
+        print(f"queued {len(queued)} trials; the budget of '{study}' is {budget.trials}")
+    elif extended.asked.trials:
+        say(f"nothing to do: the budget of '{study}' is {budget.trials} trials already")
     for note in extended.notes:
         say(f"note: {note}")
-    _go_on(extended, len(queued))
+    raised = extended.asked.time or extended.asked.gpu_hours
+    _go_on(extended, extended.waiting if raised else len(queued))
+
+
+def _raised(extended: Extended) -> Iterator[str]:
+    study, asked, budget = extended.study, extended.asked, extended.budget
+    if asked.time and budget.time_s is not None:
+        length = duration(timedelta(seconds=budget.time_s))
+        yield f"the budget of time of '{study}' is {length} from its submission"
+    if asked.gpu_hours and budget.gpu_hours is not None:
+        yield f"the budget of GPU-hours of '{study}' is {budget.gpu_hours:.6g}"
 
 
 def show_retried(retried: Retried, form: Format) -> None:

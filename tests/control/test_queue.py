@@ -158,7 +158,7 @@ def test_an_extend_that_was_killed_anywhere_is_finished_by_the_same_command(
     desk.await_counts(complete=10)
     assert desk.points() == points_of(10)
     assert desk.ask("status", "more")["budget"]["trials"] == 10
-    assert desk.ask("extend", "more", "--trials", "+1")["budget"] == {"trials": 11}
+    assert desk.ask("extend", "more", "--trials", "+1")["budget"]["trials"] == 11
 
 
 def test_another_extend_after_one_that_was_killed_has_to_say_the_whole_budget(
@@ -217,9 +217,61 @@ def test_a_batch_system_that_refuses_workers_has_the_trials_queued(desk: Desk) -
 
 def test_what_is_spent_besides_is_said(desk: Desk) -> None:
     desk.hpoctl("run", "sweep.yaml", "--set", "budget.time=1s", code=4)
-    assert "budget.time (0:00:01) is spent: workers will leave at once" in desk.say(
-        "extend", "more", "--trials", "+1"
-    )
+    said = desk.say("extend", "more", "--trials", "+1")
+    assert "budget.time (1s) is spent: workers will leave at once; extend it too" in said
+    said = desk.say("extend", "more", "--time", "2s")
+    assert "budget.time (2s) is spent" in said
+
+
+def test_a_study_that_ended_by_its_time_goes_on_with_more_of_it(desk: Desk) -> None:
+    desk.hpoctl("run", "sweep.yaml", "--set", "budget.time=1s", code=4)
+    assert desk.ask("status", "more")["counts"]["waiting"] > 0
+    assert "budget.time is spent" in desk.hpoctl("status", "more").stdout
+    extended = desk.hpoctl("extend", "more", "--time", "+1h")
+    assert "the budget of time of 'more' is 1 h " in extended.stdout
+    assert "spent" not in extended.stderr
+    rows = desk.hpoctl("status", "more").stdout.splitlines()
+    assert not any(row.startswith("budget") for row in rows)
+    (next_,) = [line for line in extended.stderr.splitlines() if line.startswith("next: ")]
+    desk.say(*next_[next_.index("workers add") :].split())
+    desk.await_counts(complete=6)
+    assert desk.ask("extend", "more", "--time", "+1h")["budget"]["time_s"] > 7200
+
+
+def test_a_list_of_points_gets_more_time(desk: Desk) -> None:
+    text = SWEEP.replace("random", "grid").replace("max: 1}", "max: 1, step: 0.5}")
+    (desk.hpoctl.folder / "sweep.yaml").write_text(text.replace("trials: 6", "time: 1s"))
+    desk.hpoctl("run", "sweep.yaml", code=4)
+    desk.say("extend", "more", "--time", "+10m", "--workers", "1")
+    desk.await_counts(complete=3)
+
+
+def test_what_was_raised_stays_raised_and_is_given_in_all_again_and_again(desk: Desk) -> None:
+    desk.run("--set", "budget.time=1h", "--set", "budget.gpu_hours=4")
+    first = desk.ask("extend", "more", "--time", "2h", "--gpu-hours", "+1.5", "--trials", "+1")
+    assert first["budget"] == {"trials": 7, "gpu_hours": 5.5, "time_s": 7200}
+    assert desk.ask("extend", "more", "--gpu-hours", "6")["budget"]["gpu_hours"] == 6
+    again = desk.ask("extend", "more", "--gpu-hours", "6", "--time", "2h", "--trials", "7")
+    assert again["budget"] == {"trials": 7, "gpu_hours": 6, "time_s": 7200}
+    assert desk.ask("extend", "more", "--trials", "+1")["budget"] == {
+        "trials": 8,
+        "gpu_hours": 6,
+        "time_s": 7200,
+    }
+    assert desk.ask("status", "more")["budget"] == {"trials": 8, "gpu_hours": 6}
+    assert "a budget of 2h already" in desk.say("extend", "more", "--time", "1h", code=2)
+    said = desk.say("extend", "more", "--gpu-hours", "5", code=2)
+    assert "a budget of 6 GPU-hours already, and a budget does not shrink" in said
+
+
+def test_more_time_that_was_killed_is_given_once(desk: Desk) -> None:
+    desk.run("--set", "budget.time=1h", "--set", "storage={sqlite: study.sqlite}")
+    words = ("extend", "more", "--time", "+1h", "--trials", "+1")
+    desk.killed(("hpoctl.rundir", "RunDir.note_extension", "before", "2"), *words)
+    assert desk.ask(*words)["budget"] == {"trials": 7, "gpu_hours": None, "time_s": 7200}
+    desk.killed(("hpoctl.rundir", "RunDir.note_extension", "after", "1"), *words)
+    said = desk.say("extend", "more", "--time", "+3h", code=4)
+    assert "--trials 8 --time 3h" in said
 
 
 def test_failed_trials_are_repeated_once_in_their_folders_with_their_seeds(desk: Desk) -> None:
@@ -286,7 +338,13 @@ def test_two_retries_at_once_repeat_each_trial_once(desk: Desk) -> None:
         (["retry", "more", ""], 2, "'' names no trials, write 7 or 1-3,9"),
         (["retry", "more", "5-3"], 2, "5-3 ends before it begins, write 3-5"),
         (["retry", "more", "--state", "complete"], 2, "'complete' is not 'failed'"),
-        (["extend", "more"], 2, "Missing option '--trials'"),
+        (["extend", "more"], 2, "say what to extend: --trials +20, --time +2h or --gpu-hours +10"),
+        (["extend", "more", "--time", "2"], 2, "'2' is no time, write +2h for two hours more"),
+        (["extend", "more", "--time", "+0s"], 2, "'+0s' is no time, write +2h for two hours more"),
+        (["extend", "more", "--gpu-hours", "+x"], 2, "no number of GPU-hours, write +10 for 10"),
+        (["extend", "more", "--gpu-hours", "0.0"], 2, "no number of GPU-hours, write +10 for 10"),
+        (["extend", "more", "--time", "+2h"], 2, "has no budget.time, so nothing of it is ever"),
+        (["extend", "more", "--gpu-hours", "+2"], 2, "has no budget.gpu_hours, so nothing of it"),
         (["extend", "more", "--trials", "many"], 2, "write +20 for 20 trials more, or 120"),
         (["extend", "more", "--trials", "-4"], 2, "write +20 for 20 trials more, or 120"),
         (["extend", "more", "--trials", "+0"], 2, "write +20 for 20 trials more, or 120"),

@@ -298,6 +298,56 @@ def test_a_budget_of_gpu_hours_ends_the_study_with_the_trials_that_run(
     assert "budget.gpu_hours is spent" in sweep.ask("status", "a-study")
 
 
+@pytest.mark.parametrize("storage", ["mariadb", "journal"])
+def test_a_study_that_ended_by_its_gpu_hours_goes_on_with_just_as_many_more(
+    make_sweep: MakeSweep, storage: str
+) -> None:
+    seconds, first_s, more_s = 1.0, 30.0, 40.0
+    sweep = make_sweep(
+        storage,
+        **QUICK,
+        workers=2,
+        budget={"trials": 500, "gpu_hours": first_s / 3600},
+        objective_args={"seconds": seconds, "steps": 1},
+        resources=GPUS,
+    )
+    sweep.submit()
+    wait_for(lambda: len(sweep.summary().workers) == 2, 60, "both signed on")
+    sweep.await_workers_left()
+    extended = sweep.ask_json(
+        "extend", "a-study", "--gpu-hours", f"+{more_s / 3600:.6f}", "--workers", "2"
+    )
+    assert extended["budget"]["gpu_hours"] * 3600 >= first_s + more_s - 0.1
+    assert extended["notes"] == []
+    wait_for(lambda: len(sweep.summary().workers) == 4, 60, "two more signed on")
+    sweep.await_workers_left()
+    ended = sweep.status()
+    assert {worker["reason"] for worker in ended["workers"]} == {"budget.gpu_hours is spent"}
+    over_s = ended["gpu_hours"]["allocated"] * 3600 - extended["budget"]["gpu_hours"] * 3600
+    assert -2 <= over_s <= 4 * 2 * (seconds + 3)  # trials that ran, and their workers' exits
+    assert ended["counts"]["complete"] == sum(w.trials for w in sweep.summary().workers)
+
+
+def test_workers_that_run_go_on_by_a_budget_of_time_that_is_raised_meanwhile(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **QUICK,
+        workers=1,
+        budget={"trials": 200, "time": "40s"},
+        objective_args={"seconds": 1, "steps": 1},
+    )
+    sweep.submit()
+    wait_for(lambda: sweep.finished() >= 1, 60, "a first trial has ended")
+    sweep.ask("extend", "a-study", "--time", "+15s")
+    sweep.await_workers_left()
+    (worker,) = sweep.summary().workers
+    begun = sweep.run_dir.run().created_at
+    assert worker.reason == "budget.time is spent"
+    assert begun + 55 <= (worker.ended_at or 0) < begun + 55 + 1 + 5
+
+
 def test_a_budget_of_time_ends_the_study_with_the_trials_that_run(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         "postgresql",

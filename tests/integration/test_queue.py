@@ -30,7 +30,7 @@ def test_workers_that_run_take_up_what_an_extend_queues(make_sweep: MakeSweep) -
     ids = sweep.submit()
     wait_for(lambda: sweep.finished() >= 1, 60, "a first trial has ended")
     extended = sweep.ask_json("extend", "a-study", "--trials", "+4")
-    assert extended["budget"] == {"trials": 10}
+    assert extended["budget"]["trials"] == 10
     sweep.await_finished(10)
     sweep.assert_each_ran_once(10)
     assert len(sweep.summary().workers) == 2

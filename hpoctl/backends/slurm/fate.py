@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hpoctl.record import Charge, Fate, TaskRecord, TaskState, WorkerId, WorkerRecord
 from hpoctl.words import Cause
 
-_ENDED = (
+ENDED = (
     TaskState.COMPLETED,
     TaskState.FAILED,
     TaskState.CANCELLED,
@@ -44,7 +44,7 @@ def _of(worker: WorkerRecord, task: TaskRecord | None) -> Fate:
         return Fate.FORGOTTEN
     if task.state is TaskState.COMPLETING:  # the worker may be finishing its trial, for KillWait
         return Fate.UNKNOWN
-    if task.restarts > worker.restarts or task.state in _ENDED:
+    if task.restarts > worker.restarts or task.state in ENDED:
         return Fate.GONE
     match task.state:
         # A life of its own it had, so it was queued again; by an older squeue without a count.
@@ -78,7 +78,7 @@ def _ended_as(worker: WorkerRecord, charges: Sequence[Charge]) -> TaskState | No
     return None
 
 
-_OVER = (*_ENDED, TaskState.REQUEUED)  # in accounting a life that was queued again is over
+_OVER = (*ENDED, TaskState.REQUEUED)  # in accounting a life that was queued again is over
 
 
 def causes(

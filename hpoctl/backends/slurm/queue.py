@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpoctl.backends.slurm.ask import ask_patiently
+from hpoctl.backends.slurm.fate import ENDED
 from hpoctl.backends.slurm.notation import gpus, moment
 from hpoctl.backends.slurm.shared import shared
 from hpoctl.errors import BatchSystemError
@@ -62,24 +63,13 @@ def parse(text: str) -> tuple[TaskRecord, ...]:
             restarts=int(restarts) if restarts.isdigit() else 0,
             gpus=gpus(tres),
             started_at=None if state == TaskState.PENDING else moment(start),
-            ended_at=None if state in _NOT_ENDED else moment(end),
+            ended_at=moment(end) if state in ENDED else None,  # else when its walltime will be over
             node=node or None,
             reason=None if reason in ("", "None") else reason,
         )
         for array, index, state, restarts, start, end, tres, node, reason in found
         if array.isdigit() and index.isdigit()
     )
-
-
-# EndTime of a task that has not ended is when its walltime will be over.
-_NOT_ENDED = (
-    TaskState.PENDING,
-    TaskState.RUNNING,
-    TaskState.COMPLETING,
-    TaskState.SUSPENDED,
-    TaskState.STOPPED,
-    TaskState.REQUEUED,
-)
 
 
 def _cells(line: str) -> Iterator[str]:

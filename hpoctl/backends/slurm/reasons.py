@@ -22,7 +22,7 @@ from hpoctl.limits import Cap, Demand, Limits, Measure, caps, partition_named, w
 _PAGE = "https://slurm.schedmd.com/job_reason_codes.html"
 _LIMIT = re.compile(
     r"(?P<holder>Assoc|QOS|)(?P<kind>Grp|Max)(?P<what>Jobs|SubmitJobs?|Wall(?:Duration)?|[A-Z]\w*?)"
-    r"(?P<minutes>RunMinutes|Minutes|)(?P<each>Per(?:User|Account|Acct|Job|Node)|)(?:Limit)?"
+    r"(?P<minutes>RunMin(?:ute)?s|Minutes|)(?P<each>Per(?:User|Account|Acct|Job|Node)|)(?:Limit)?"
 )
 _FAMILIES = {"cpu": "cpu", "mem": "mem", "memory": "mem", "node": "node", "gres": "gres/"}
 _PLAIN = {
@@ -43,6 +43,7 @@ _HELD = {
     "JobHeldAdmin": "an administrator holds these: ask why",
     "JobHoldMaxRequeue": "these were requeued so often that Slurm holds them",
     "launch failed requeued held": "these could not be started on their node and are held",
+    "job requeued in": "these were requeued and are held, by you or by a job of yours",
 }
 _NEVER = {
     "DependencyNeverSatisfied": "what these wait for can never come",
@@ -52,6 +53,8 @@ _NEVER = {
     "QOSNotAllowed": "the partition or the account takes no jobs of their QOS",
     "BadConstraints": "no node has what these ask for",
     "PartitionNodeLimit": "these ask for more nodes than the partition allows",
+    "ReservationDeleted": "the reservation that these wait for is gone",
+    "ReservationInvalid": "the reservation that these name cannot be used",
 }
 _DOWN = ("ReqNodeNotAvail", "PartitionDown", "PartitionInactive", "Nodes required for job are DOWN")
 
@@ -186,7 +189,7 @@ def _measure(match: re.Match[str]) -> Measure | None:
     if match["what"].startswith(("Jobs", "Submit")):
         return Measure.JOBS if match["what"] == "Jobs" else Measure.SUBMITTED
     if match["minutes"]:
-        return Measure.MINUTES if match["minutes"] == "RunMinutes" else None
+        return Measure.MINUTES if match["minutes"].startswith("Run") else None
     return Measure.EACH if match["each"] in ("PerJob", "PerNode") else Measure.RESOURCES
 
 

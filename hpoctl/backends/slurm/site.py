@@ -49,6 +49,7 @@ _PER_ACCOUNT = {
     "MaxTRESPA": Measure.RESOURCES,
     "MaxTRESRunMinsPA": Measure.MINUTES,
 }
+_EARLIER_HEADS = {"Par Name": "ParentName"}  # of 20.11
 _ONE_TASK = {"MaxTRES": Measure.EACH, "MaxTRESPerNode": Measure.EACH, "MaxWall": Measure.WALLTIME}
 
 Row = Mapping[str, str]
@@ -148,10 +149,17 @@ def parse_nodes(text: str) -> tuple[Nodes, ...]:
             mem_mb=int(mem.rstrip("+")),
             gpus=parse_gpus(gres),
             count=int(count),
-            state=state.rstrip("*~#!%$@^-+"),
+            state=_state(state),
         )
         for partition, cpus, mem, gres, count, state in rows
     )
+
+
+def _state(word: str) -> str:
+    """A node's state without its mark; one that does not respond (`idle*`) takes no work."""
+    state = word.rstrip("*~#!%$@^-+")
+    silent = "*" in word[len(state) :] and state in ("idle", "mixed", "allocated")
+    return "not responding" if silent else state
 
 
 def parse_gpus(gres: str) -> dict[str, int]:
@@ -193,7 +201,8 @@ def _count(text: str) -> float:
 
 def _table(text: str) -> list[Row]:
     lines = [line.split("|") for line in text.splitlines() if "|" in line]
-    return [dict(zip(lines[0], row, strict=False)) for row in lines[1:]]
+    heads = [_EARLIER_HEADS.get(head, head) for head in lines[0]] if lines else []
+    return [dict(zip(heads, row, strict=False)) for row in lines[1:]]
 
 
 def _number(text: str) -> int | None:

@@ -189,7 +189,8 @@ def test_manual_points_are_nested_as_the_space_and_become_flat() -> None:
         ("sampler: tpee", "sampler: 'tpee' is not known; did you mean 'tpe'?"),
         (
             "sampler: zzz",
-            "sampler: 'zzz' is not known; known: grid, random, qmc, manual, tpe, gp, cmaes, nsga2",
+            "sampler: 'zzz' is not known; known: grid, random, qmc, manual, tpe, gp, cmaes, nsga2,"
+            " pbt",
         ),
         ("pruner: mdian", "pruner: 'mdian' is not known; did you mean 'median'?"),
         ("mode: asnyc", "mode: 'asnyc' is not known; did you mean 'async'?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Collection
+from collections.abc import Callable
 
 from hpoctl.errors import ConfigError
 from hpoctl.objectives import command
@@ -45,15 +45,15 @@ def check(sweep: Sweep) -> None:
         resources = sweep.resources  # which may bring files that only a compute node sees
         files = not resources.setup and resources.container is None
         own(sweep.objective_args, searched, wanted, files=files)
-    _check_heirs(sweep, getattr(module, "SHAPES", ()))
+    _check_heirs(sweep, getattr(module, "shapes", lambda name: False))
 
 
-def _check_heirs(sweep: Sweep, shapes: Collection[str]) -> None:
+def _check_heirs(sweep: Sweep, shapes: Callable[[str], bool]) -> None:
     """Raises ValueError where a mutation changes what inherited weights are the weights of."""
     if not isinstance(sweep.sampler, Pbt) or not sweep.sampler.hands_on:
         return
     for name in sweep.search_space.parameters:
-        if name in shapes and sweep.sampler.mutates(name):
+        if shapes(name) and sweep.sampler.mutates(name):
             raise ValueError(
                 f"{name}: weights that are inherited do not fit another value: leave it out of"
                 " sampler.mutate, or train anew each time by 'inherit: nothing'"

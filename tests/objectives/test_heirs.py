@@ -142,6 +142,7 @@ def test_a_parent_without_a_whole_checkpoint_is_no_silent_new_start(tmp_path: Pa
     [
         ("", None),
         (", mutate: [training, model]", "model.num_layers: weights that are inherited"),
+        (", mutate: [training, model.dropout]", None),
         (", mutate: [training], inherit: nothing", None),
         (", mutate: [model], inherit: nothing", None),
     ],
@@ -159,7 +160,9 @@ objective_args:
 metrics: [{{name: eval_loss}}]
 search_space:
   training: {{learning_rate: {{type: log_uniform, min: 1e-4, max: 1e-2}}}}
-  model: {{num_layers: {{type: categorical, values: [1, 2]}}}}
+  model:
+    num_layers: {{type: categorical, values: [1, 2]}}
+    dropout: {{type: uniform, min: 0, max: 0.5}}
 sampler: {{name: pbt{options}}}
 budget: {{trials: 8}}
 """,

@@ -35,15 +35,23 @@ from hpoctl.trial import Trial
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check", "create_llm", "objective", "prepare"]
+__all__ = ["check", "create_llm", "objective", "prepare", "shapes"]
 
 checkpoints = True  # a trial that was cut off goes on where it was
-SHAPES = (  # what says which weights and which state of an optimiser there are: no heir changes it
-    *("model.from_scratch", "model.pretrained", "model.keep_layers", "model.quantize"),
-    *("model.num_layers", "model.hidden_size", "model.num_heads", "model.ff_dim"),
-    *("model.vocab_size", "model.dtype", "lora.r", "lora.target_modules"),
-    *("dataset.max_length", "dataset.block_size", "training.optim", "training.optimizer"),
+_OF_ANY_SHAPE = (
+    "model.dropout",
+    *("lora.alpha", "lora.lora_alpha", "lora.dropout", "lora.lora_dropout"),
 )
+_SHAPES = ("dataset.max_length", "dataset.block_size", "training.optim", "training.optimizer")
+
+
+def shapes(name: str) -> bool:
+    """Whether a parameter says which weights there are, and which state of an optimiser.
+
+    Who goes on from another trial's has the same value of it.
+    """
+    of_weights = name.startswith(("model.", "lora.")) and name not in _OF_ANY_SHAPE
+    return of_weights or name in _SHAPES
 
 
 def prepare(args: Mapping[str, object]) -> None:

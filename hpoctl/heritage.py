@@ -17,7 +17,7 @@ from hpoctl.integrations import checkpoints
 log = logging.getLogger(__name__)
 _PARENT = "parent"
 _DRAFT = f"{_PARENT}.new-"
-_OWN = frozenset(("log.txt", "metrics.jsonl", "params.json", "args.json", _PARENT))
+_OWN = frozenset(("log.txt", "metrics.jsonl", "params.json", "args.json", "hub.json", _PARENT))
 
 
 def place(folder: Path) -> Path:

@@ -59,9 +59,9 @@ def test_a_task_has_ended_in_the_states_that_are_over_and_in_no_other(state: str
 def test_accounting_names_the_same_ends(state: str) -> None:
     by = " by 1000" if state == "CANCELLED" else ""
     text = (
-        f"7_0|1000|1000|1020|{state}{by}|20|billing=1,cpu=1,mem=1G,node=1,gres/gpu=1,gres/gpu:h100=1\n"
-        "7_1|1000|1000|Unknown|RUNNING|5|\n"  # 20.11 to 25.05: a time of 0 is Unknown
-        "7_[2-9%4]|1000|Unknown|Unknown|PENDING|0|\n"
+        f"7_0|1000|1000|1020|{state}{by}|20|cpu=1,mem=1G,node=1,gres/gpu=1,gres/gpu:h100=1|cpu=1\n"
+        "7_1|1000|1000|Unknown|RUNNING|5||\n"  # 20.11 to 25.05: a time of 0 is Unknown
+        "7_[2-9%4]|1000|Unknown|Unknown|PENDING|0||cpu=1\n"
     )
     (_, ended), (_, runs) = accounting.parse(text)
     assert (ended.state, ended.ended_at, ended.gpus) == (TaskState(state), 1020.0, 1)

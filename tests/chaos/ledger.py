@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def _sacct(stage: Stage) -> list[str]:
     columns = "JobID,JobName,State,Start,End,ElapsedRaw,AllocTRES,ReqTRES"
     answer = stage.run("sacct", "-aDXnP", "-S", "now-1days", "-o", columns)
     lines = [line for line in answer.out.splitlines() if _cell(line, 1).startswith("hpo-")]
-    return sorted(lines)
+    # What is not over has lasted for longer at each look.
+    return sorted(re.sub(r"\|Unknown\|\d+\|", "|Unknown||", line) for line in lines)
 
 
 def _squeue(stage: Stage) -> list[str]:

@@ -52,10 +52,14 @@ def input_error(error: ErrorDetails) -> str:
     """What is wrong with a value; one that may hold a password is not repeated."""
     place = [str(key) for key in error["loc"]]
     text = error["msg"].removeprefix("Input ").removeprefix("String ")
+    shape = next((_SHAPES[key] for key in place[:1] if key in _SHAPES), "")
     if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        text = "should be a mapping of keys and values"
+        example = f", such as {shape}" if shape else ""
+        text = f"should be a mapping of keys and values{example}"
     elif error["type"] == "tuple_type":
-        text = "should be a list, such as [a, b]"
+        text = (
+            f"should be a list, such as {f'[{shape}]' if len(place) == 1 and shape else '[a, b]'}"
+        )
     elif error["type"] == "string_pattern_mismatch":
         key = next((key for key in reversed(place) if key in _EXAMPLES), "")
         text = f"should look like {_EXAMPLES[key]}" if key else "has characters of no use here"
@@ -70,6 +74,15 @@ _EXAMPLES = {
     "qos": "normal",
     "metrics": "eval_loss",
     "constraints": "memory_gb",
+}
+
+
+_SHAPES = {
+    "metrics": "{name: eval_loss}",
+    "constraints": "{name: memory_gb, max: 8}",
+    "budget": "{trials: 60}",
+    "resources": "{gpus: 1, time: 2h}",
+    "estimate": "{trial: 15m}",
 }
 
 

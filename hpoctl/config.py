@@ -27,8 +27,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'hpoctl init' writes a starter sweep") from None
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ConfigError(f"{path}: cannot be read: {wrong}") from wrong
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder: name the sweep file in it") from None
+    except UnicodeDecodeError as wrong:
+        line = wrong.object[: wrong.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: is not UTF-8: save the file as UTF-8") from wrong
+    except OSError as wrong:
+        raise ConfigError(f"{path}: cannot be read: {wrong.strerror}") from wrong
     return parse(text, str(path), overrides)
 
 
@@ -52,6 +57,16 @@ def read(text: str, name: str, overrides: Sequence[str] = ()) -> dict[str, objec
     return plain
 
 
+def overridden(text: str, name: str, overrides: Sequence[str]) -> str:
+    """A sweep's text in which what the overrides say is written out; comments stay."""
+    if not overrides:
+        return text
+    tree = _read(text, name)
+    for override in overrides:
+        _override(tree, override)
+    return _dumped(tree)
+
+
 def complain(path: Path, overrides: Sequence[str], key: str, message: str) -> ConfigError:
     """What is wrong with a key of a file that is valid by itself, with the key's line."""
     tree = _read(path.read_text(encoding="utf-8"), str(path))
@@ -73,11 +88,15 @@ def check_space(text: str, name: str) -> None:
 
 def dump(tree: Mapping[str, object]) -> str:
     """A nested mapping as YAML 1.2 text, in its own order."""
+    return _dumped(dict(tree))
+
+
+def _dumped(tree: Mapping[str, object]) -> str:
     out = StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 10**9  # folding would change runs of spaces in a long text
-    yaml.dump(dict(tree), out)
+    yaml.dump(tree, out)
     return out.getvalue()
 
 
@@ -87,6 +106,8 @@ def _read(text: str, name: str) -> CommentedMap:
     except MarkedYAMLError as wrong:
         line = wrong.problem_mark.line + 1 if wrong.problem_mark else 1
         problem = str(wrong.problem).split(" with value")[0]
+        if "\\t" in problem:
+            problem = "indented by a tab: YAML takes spaces only"
         raise ConfigError(f"{name}:{line}: {problem}") from wrong
     except YAMLError as wrong:
         raise ConfigError(f"{name}: not YAML: {wrong}") from wrong

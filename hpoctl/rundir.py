@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpoctl.errors import StudyError
+from hpoctl.errors import ConfigError, StudyError
 from hpoctl.plan import JobArray
 from hpoctl.words import BackendName, Gist, Mode, StorageKeys
 
@@ -156,8 +156,16 @@ class RunDir:
         return sum(1 for _ in self.spool.glob("*.json"))
 
     def make(self) -> None:
-        """Makes the folder for its owner only; who shares it opens it later, and it stays so."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Makes the folder for its owner only; who shares it opens it later, and it stays so.
+
+        Raises ConfigError where it cannot be.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as wrong:
+            raise ConfigError(
+                f"{self.path}: cannot be made: {wrong.strerror}: name another place by --run-dir"
+            ) from wrong
 
     def create(self, sweep_text: str, run: Run) -> None:
         """Makes the folder, its text and its plan; plan.json comes last and makes it a run."""

@@ -232,7 +232,7 @@ class SearchSpace:
             )
 
 
-def nest(params: Params) -> dict[str, object]:
+def nest(params: Mapping[str, object]) -> dict[str, object]:
     """Flat parameters in the shape of the sweep file: `{"a.b": 1}` becomes `{"a": {"b": 1}}`."""
     root: dict[str, object] = {}
     for name, value in params.items():

@@ -320,6 +320,20 @@ def test_status_as_json_has_the_promised_keys(finished: Desk) -> None:
     assert status["eta_s"] == 0
 
 
+def test_the_trials_come_as_csv(finished: Desk) -> None:
+    lines = finished.result("trials", "--csv").splitlines()
+    assert lines[0].startswith("number,state,")
+    assert len(lines) == 4
+    assert len(finished.result("trials", "--csv", "--state", "failed").splitlines()) == 1
+
+
+def test_a_place_that_cannot_hold_a_run_is_named(desk: Desk) -> None:
+    done = desk.call("submit", "sweep.yaml", "--backend", "local", "--run-dir", "/proc/no/such")
+    assert done.returncode == 2
+    assert "/proc/no/such: cannot be made: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_quiet_is_ids_only(finished: Desk) -> None:
     assert finished.result("trials", "-q") == "0\n1\n2\n"
     assert finished.result("status", "-q") == "3/3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -366,7 +367,7 @@ def test_what_is_missing_or_empty_is_named(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("a:\n\t- b\n", 2, "found character '\\t' that cannot start any token"),
+        ("a:\n\t- b\n", 2, "indented by a tab: YAML takes spaces only"),
         ("a: 1\nx: [1, 2\n", 3, "expected ',' or ']', but got '<stream end>'"),
         ("a: 1\nx: 'abc\n", 3, "found unexpected end of stream"),
         ("a: 1\n- b\n", 2, "expected <block end>, but found '-'"),
@@ -500,11 +501,29 @@ def test_a_missing_file_is_named_with_the_way_to_a_starter(tmp_path: Path) -> No
 def test_a_binary_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     binary = tmp_path / "model.bin"
     binary.write_bytes(b"\x80\x81\xff\x00")
-    for path in (binary, tmp_path):
-        with pytest.raises(ConfigError, match=f"^{path}: cannot be read: "):
+    for path, said in ((binary, ":1: is not UTF-8: save"), (tmp_path, ": is a folder: name the")):
+        with pytest.raises(ConfigError, match=f"^{path}{said}"):
             config.load(path)
 
 
+def test_a_list_or_a_mapping_that_is_none_is_refused_with_one_that_would_do() -> None:
+    for wrong, said in (
+        ("metrics: eval_loss", "metrics: should be a list, such as [{name: eval_loss}], not"),
+        ("metrics: [eval_loss]", "metrics.0: should be a mapping of keys and values, such as {"),
+        ("budget: 10", "budget: should be a mapping of keys and values, such as {trials: 60}, "),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            config.parse(f"study: s\n{SPACE_ONLY}{wrong}\n", "sweep.yaml")
+
+
+def test_what_the_command_line_changes_can_be_written_out_with_the_comments_kept() -> None:
+    text = "a: {b: 1}  # why\n# and more\nc: 1e-4\n"
+    changed = config.overridden(text, "s", ["a.b=2", "d.e=[x]"])
+    assert "# why\n# and more" in changed
+    assert config.read(changed, "s") == {"a": {"b": 2}, "c": 1e-4, "d": {"e": ["x"]}}
+
+
+SPACE_ONLY = "search_space: {x: {type: uniform, min: 0, max: 1}}\n"
 WORDS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
 
 

@@ -103,6 +103,7 @@ def test_flags_of_the_course_text_tune_a_model(desk: Desk) -> None:
     sweep = config.load(desk.folder / "out" / "sweep.yaml")
     assert sweep.trials == 3
     assert [metric.weight for metric in sweep.metrics] == [0.7, 0.3]
+    assert sweep.objective_args["training"] == {"max_steps": 3}, "the file says what --set did"
     assert "# a comment of mine" in (desk.folder / "out" / "sweep.yaml").read_text()
     again = desk.hpoctl("check", "out/sweep.yaml")
     assert again.returncode == 0, again.stderr

@@ -41,6 +41,12 @@ def main() -> None:
             raise
         output.complain(str(wrong))
         sys.exit(wrong.exit_code)
+    except OSError as wrong:
+        if _debugging():
+            raise
+        where = f"{wrong.filename}: " if wrong.filename else ""
+        output.complain(f"{where}{wrong.strerror or wrong}")
+        sys.exit(HpoctlError.exit_code)
     except Exception as wrong:
         if _debugging():
             raise

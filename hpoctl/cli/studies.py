@@ -44,9 +44,13 @@ def status(study: str, watch: bool, repair: bool, form: str) -> None:
     type=click.Choice([state.value for state in TrialState]),
     help="Only trials in this state; may be given again.",
 )
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: the report's trials_summary.csv.")
 @formatted
-def trials(study: str, states: tuple[str, ...], form: str) -> None:
+def trials(study: str, states: tuple[str, ...], as_csv: bool, form: str) -> None:
     """List the trials of STUDY."""
+    if as_csv:
+        output.show_text(control.read_trials_csv(study, states), Format.TABLE)
+        return
     records, gist = control.read_trials(study)
     kept = [record for record in records if not states or record.state in states]
     output.show_trials(kept, gist, Format(form))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         read_log,
         read_status,
         read_trials,
+        read_trials_csv,
         write_report,
     )
     from hpoctl.control.reasons import Why, read_why
@@ -67,6 +68,7 @@ _HOMES = {
         "read_log",
         "read_status",
         "read_trials",
+        "read_trials_csv",
         "write_report",
     ),
     "doctor": ("examine",),
@@ -122,6 +124,7 @@ __all__ = [
     "read_log",
     "read_status",
     "read_trials",
+    "read_trials_csv",
     "read_why",
     "rehearse_confirm",
     "rehearse_fit",

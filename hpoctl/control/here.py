@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 
@@ -55,7 +56,8 @@ def check_ended(ended: Status) -> None:
     if left := ended.waiting + counts[TrialState.RUNNING]:
         reasons = sorted({worker.reason for worker in ended.workers if worker.reason})
         raise StudyError(
-            f"{left} trials are left, all workers are gone: {'; '.join(reasons)}; see {logs}"
+            f"trials left: {left}, all workers are gone: {'; '.join(reasons)}; see {logs}; once it"
+            f" is mended, 'hpoctl workers add {shlex.quote(ended.run.study)} -n 1' goes on"
         )
     if counts[TrialState.FAILED] == sum(counts.values()):
         raise StudyError(f"every trial failed, the first one with: {_first_error(ended)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,15 @@ def read_trials(study: str) -> tuple[list[TrialRecord], Gist]:
     """All trials of a study by number, and how its values are called."""
     opened = open_run(study)
     return opened.store().records(), opened.gist
+
+
+def read_trials_csv(study: str, states: Collection[str]) -> str:
+    """The table of the report, of trials in one of these states; of all where none is given."""
+    from hpoctl import report
+
+    opened = open_run(study)
+    kept = [record for record in opened.store().records() if not states or record.state in states]
+    return report.trials_summary(kept, opened.sweep().objectives)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

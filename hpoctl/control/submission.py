@@ -136,7 +136,7 @@ def _check_objective(request: Request, sweep: Sweep) -> None:
         place, _, said = str(wrong).partition(": ")
         group = place.split(".")[0]
         searched = any(name.split(".")[0] == group for name in sweep.search_space.parameters)
-        if place == "metrics" or not said:
+        if place in ("metrics", "constraints", "objective") or not said:
             key = place if said else "objective_args"
         elif group in sweep.objective_args and place not in sweep.search_space.parameters:
             key = f"objective_args.{place}"
@@ -147,9 +147,15 @@ def _check_objective(request: Request, sweep: Sweep) -> None:
 
 
 def _objective_notes(sweep: Sweep, home: Path) -> tuple[str, ...]:
-    """Whether the objective's package or file is here; nothing of it is imported."""
+    """What the workers will have to find elsewhere: a module, or what lies on a hub."""
     if sweep.objective is None:
         return ()
+    if sweep.objective.startswith("hpoctl.objectives."):
+        from hpoctl import objectives  # which no sweep of one's own objective needs here
+
+        asked = ", ".join(objectives.to_fetch(sweep))
+        note = f"hub: {asked}: no such folder here, so the workers ask the hub for it"
+        return (f"{note}; 'hpoctl prefetch' fetches it here and now",) if asked else ()
     package = sweep.objective.partition(":")[0].partition(".")[0]
     here = any((home / name).exists() for name in (package, f"{package}.py"))
     if here or importlib.util.find_spec(package) is not None:
@@ -266,7 +272,7 @@ def _make_way(run_dir: RunDir, text: str, run: Run) -> None:
     raise StudyError(
         f"{run_dir.path} holds study '{before.study}' already: 'hpoctl workers add"
         f" {before.study}' attaches workers, 'hpoctl extend {before.study}' gives it more trials,"
-        " another 'study' name starts another one"
+        " another 'study' name starts another one, with what the sweep file says now"
     )
 
 

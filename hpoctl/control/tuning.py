@@ -88,7 +88,8 @@ class TuneRequest:
 def tune(request: TuneRequest, watch: Callable[[Status], None]) -> Status:
     """Writes the sweep file, runs it on this machine, and gives the status at its end.
 
-    Raises ConfigError for what cannot be run; nothing is written then.
+    Raises ConfigError for what cannot be run; then nothing is written but, at most, the sweep file
+    that the message speaks of.
     """
     return run(_written(request), watch)
 
@@ -135,16 +136,22 @@ def _written(request: TuneRequest) -> Request:
             raise ConfigError(f"{file}: no such file")
     try:
         space = request.search_space.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ConfigError(f"{request.search_space}: cannot be read: {wrong}") from wrong
+    except UnicodeDecodeError as wrong:
+        raise ConfigError(f"{request.search_space}: is not UTF-8: save it as UTF-8") from wrong
+    except OSError as wrong:
+        raise ConfigError(f"{request.search_space}: cannot be read: {wrong.strerror}") from wrong
     config.check_space(space, str(request.search_space))
     text, file = sweep_text(request, space), request.sweep_file
     config.parse(text, str(file), request.overrides)
+    text = config.overridden(text, str(file), request.overrides)
     if file.exists() and _is_another(file, text):
         raise ConfigError(f"{file} is there already, of another call: give another --output-dir")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-    return Request(sweep_file=file, overrides=request.overrides, run_dir=request.output_dir)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as wrong:
+        raise ConfigError(f"--output-dir: {file}: cannot be written: {wrong.strerror}") from wrong
+    return Request(sweep_file=file, run_dir=request.output_dir)
 
 
 def _is_another(file: Path, text: str) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from types import ModuleType
 
 from hpoctl.errors import ConfigError
 from hpoctl.objectives import command
 from hpoctl.objectives.causal_lm import hub
 from hpoctl.samplers import Pbt
-from hpoctl.space import Categorical, nest
+from hpoctl.space import Categorical, Distribution, Value, nest
 from hpoctl.sweep import Sweep
 from hpoctl.trial import Objective
+
+_OWN = ("causal_lm", "inference", "toy")
 
 
 def saves_itself(objective: Objective) -> bool:
@@ -30,6 +34,11 @@ def hub_names(sweep: Sweep) -> tuple[hub.HubName, ...] | None:
     return hub.hub_names(sweep.objective_args, searched)
 
 
+def to_fetch(sweep: Sweep) -> list[str]:
+    """What a sweep's workers will ask a hub for, as it was not fetched here before."""
+    return hub.to_fetch(hub_names(sweep) or ())
+
+
 def check(sweep: Sweep) -> None:
     """What one of these objectives can tell of a sweep before anything is loaded.
 
@@ -37,11 +46,13 @@ def check(sweep: Sweep) -> None:
     """
     if sweep.objective is None or not sweep.objective.startswith(f"{__name__}."):
         return
-    module = importlib.import_module(sweep.objective.partition(":")[0])
+    module = _own_module(sweep.objective)
     if (own := getattr(module, "check", None)) is not None:
-        searched = nest(dict.fromkeys(sweep.search_space.parameters))
-        wanted = [metric.name for metric in sweep.metrics]
-        wanted += [constraint.name for constraint in sweep.constraints]
+        searched = nest({name: _some(d) for name, d in sweep.search_space.parameters.items()})
+        wanted = {
+            "metrics": [metric.name for metric in sweep.metrics],
+            "constraints": [constraint.name for constraint in sweep.constraints],
+        }
         resources = sweep.resources  # which may bring files that only a compute node sees
         files = not resources.setup and resources.container is None
         own(sweep.objective_args, searched, wanted, files=files)
@@ -58,6 +69,29 @@ def _check_heirs(sweep: Sweep, shapes: Callable[[str], bool]) -> None:
                 f"{name}: weights that are inherited do not fit another value: leave it out of"
                 " sampler.mutate, or train anew each time by 'inherit: nothing'"
             )
+
+
+def _own_module(objective: str) -> ModuleType:
+    """The module of one of these objectives. Raises ValueError where there is no such one."""
+    name, _, attribute = objective.partition(":")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not name.startswith(missing.name):
+            raise
+        close = difflib.get_close_matches(name, [f"{__name__}.{own}" for own in _OWN], n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(_OWN)}"
+        raise ValueError(f"objective: no module '{name}'; {hint}") from None
+    if not callable(getattr(module, attribute or "objective", None)):
+        raise ValueError(f"objective: {name} has no function '{attribute}': leave it out")
+    return module
+
+
+def _some(distribution: Distribution) -> tuple[Value, ...]:
+    """Both ends of a range, or all of a list: values that the objective has to bear."""
+    if isinstance(distribution, Categorical):
+        return distribution.choices
+    return (distribution.low, distribution.high)
 
 
 def ready(sweep: Sweep) -> Objective:

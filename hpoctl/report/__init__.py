@@ -21,9 +21,10 @@ from hpoctl.report.page import About, Winners
 from hpoctl.report.plot.optimization import optimization_plot
 from hpoctl.report.plot.pareto import pareto_plot
 from hpoctl.report.ranking import best, front
+from hpoctl.report.table import trials_summary
 from hpoctl.sweep import Metric
 
-__all__ = ["About", "Report", "best", "front", "write"]
+__all__ = ["About", "Report", "best", "front", "trials_summary", "write"]
 
 _UNNAMED = About()
 _READ = 200  # trials whose own notes of their steps are read for the page
@@ -81,14 +82,14 @@ def write(
         for made in (report_dir, results_dir):
             made.mkdir(parents=True, exist_ok=True)
         _write_best(records, metrics, report_dir / "best_config.yaml")
-        _replace(report.trials_summary, _bytes(table.trials_summary(records, metrics)))
+        _replace(report.trials_summary, _bytes(trials_summary(records, metrics)))
         if report.gpu_hours is not None:
             _replace(report.gpu_hours, _bytes(table.gpu_hours(ledger)))
         _write_folders(records, metrics, results_dir, trials_dir)
         _replace(report.optimization_plot, optimization_plot(records, metrics))
         on_front = front(records, metrics)
         if report.pareto_front is not None and report.pareto_plot is not None:
-            _replace(report.pareto_front, _bytes(table.trials_summary(on_front, metrics)))
+            _replace(report.pareto_front, _bytes(trials_summary(on_front, metrics)))
             _replace(report.pareto_plot, pareto_plot(records, on_front, metrics))
         winner = best(records, metrics)
         text = page.render(

@@ -118,6 +118,16 @@ def test_a_throttle_lets_only_so_many_tasks_run_at_once(
     assert max(int(line) for line in (place / "most").read_text().split()) == 2
 
 
+def test_tasks_that_nobody_counted_are_no_more_at_once_than_the_machine_has_room_for() -> None:
+    cores = len(os.sched_getaffinity(0))
+    batch = JobArray(name="round-1", tasks=1000, trials_per_task=1)
+    assert local.at_once(batch, make_sweep()) == cores
+    assert local.at_once(batch, make_sweep(resources={"cpus": cores})) == 1
+    assert local.at_once(batch, make_sweep(workers=1000)) == 1000
+    assert local.at_once(JobArray(name="attached-1", tasks=9), make_sweep()) == 9
+    assert local.at_once(JobArray(name="a", tasks=9, at_once=3), make_sweep()) == 3
+
+
 def test_an_array_waits_for_the_one_before_it(
     run_dir: RunDir, started: list[str], place: Path
 ) -> None:

@@ -29,6 +29,9 @@ HEAVY = ("torch", "transformers", "datasets", "tokenizers", "optuna", "pyarrow")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": "words"}) + "\n")
+    (tmp_path / "latin.csv").write_bytes(b"text\ncaf\xe9\n")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text("{}")
     return tmp_path
 
 
@@ -68,6 +71,43 @@ def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         ("gpt2}", "gpt2}\n  lora: {rr: 8}", "6: objective_args.lora.rr: unknown; did you mean 'r'"),
         ("gpt2}", "gpt2}\n  lora: {use_rslora: true}", "lora: needs model.pretrained"),
         ("training: {learning", "dataset: {learning", "search_space.dataset.learning_rate: unk"),
+        (
+            "max_steps: 3",
+            "lr: '1e-4'",
+            "training.lr: is '1e-4', but must be a number: write 1e-4, ",
+        ),
+        ("max_steps: 3", "batch_size: 0", "7: objective_args.training.batch_size: is 0, but must"),
+        ("max_steps: 3", "seed: 1", "7: objective_args.training.seed: is always the trial's seed"),
+        (
+            "max_steps: 3",
+            "optim: adamw_trch",
+            "optim: 'adamw_trch' is not known; did you mean 'adamw_",
+        ),
+        (
+            "max_steps: 3",
+            "schedule: cosin",
+            "training.schedule: 'cosin' is not known; did you mean",
+        ),
+        ("max_steps: 3", "rungs: [5, 2]", "training.rungs: is [5, 2], but must be growing steps"),
+        ("min: 0, max: 1", "min: -1, max: 1", "search_space.training.learning_rate: is -1"),
+        ("type: uniform, min: 0, max: 1", "type: categorical, values: [x]", "is 'x', but must be"),
+        (
+            "train.jsonl",
+            "train.jsonl, text_column: txt",
+            "train.jsonl:1: no text in the field 'txt'",
+        ),
+        ("train.jsonl", "latin.csv", "6: objective_args.dataset.train: "),
+        ("from_scratch: gpt2", "pretrained: bare", "no tokenizer in bare: copy tokenizer.json"),
+        (
+            "objectives.causal_lm",
+            "objectives.casual_lm",
+            "3: objective: no module 'hpoctl.objectives.cas",
+        ),
+        (
+            "objectives.causal_lm",
+            "objectives.causal_lm:train",
+            "3: objective: hpoctl.objectives.causal_lm",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_line(
@@ -77,6 +117,17 @@ def test_a_mistake_is_told_with_its_line(
     done = check(folder, SWEEP.replace(written, instead, 1))
     assert said in done.stdout, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_limit_on_what_is_not_measured_is_told_with_its_own_key(folder: Path) -> None:
+    done = check(folder, f"{SWEEP}constraints: [{{name: memory_gbb, max: 8}}]\n")
+    assert "12: constraints: 'memory_gbb' is not measured; did you mean 'memory_gb'" in done.stdout
+
+
+def test_a_model_that_is_no_folder_here_is_said_to_come_from_the_hub(folder: Path) -> None:
+    done = check(folder, SWEEP.replace("from_scratch: gpt2", "pretrained: mine/gtp2"))
+    assert "hub: mine/gtp2: no such folder here" in done.stderr + done.stdout
+    assert "hub:" not in check(folder, SWEEP).stderr
 
 
 def test_a_sweep_that_is_right_loads_nothing_heavy(folder: Path) -> None:

@@ -14,6 +14,7 @@ from hpoctl.objectives.causal_lm import pretrained
 from hpoctl.objectives.causal_lm.hub import read_model
 from hpoctl.objectives.causal_lm.places import Place, locate
 from hpoctl.objectives.causal_lm.pretrained import load, make, take
+from hpoctl.objectives.causal_lm.text import tokenizer
 from hpoctl.trial import Infeasible
 
 from .conftest import PretrainedFolders
@@ -168,3 +169,15 @@ def test_a_name_on_the_hub_is_found_in_its_cache_and_nothing_outlives_the_loadin
     (said,) = done.stdout.splitlines()
     assert said.startswith("model.pretrained: someone/else: the hub cannot be reached from here")
     assert said.endswith("A login node may fetch it: hpoctl prefetch SWEEP")
+
+
+def test_a_model_without_its_tokenizer_is_refused_not_taught_nothing(
+    pretrained_folder: PretrainedFolders, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(pretrained_folder("gpt2"), bare, ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(ValueError, match=r"no tokenizer in .*bare"):
+        tokenizer.pretrained(locate(str(bare)))
+    with pytest.raises(ValueError, match=r"no tokenizer in .*bare: copy tokenizer.json"):
+        tokenizer.check_folder(str(bare))
+    tokenizer.check_folder(str(pretrained_folder("gpt2")))

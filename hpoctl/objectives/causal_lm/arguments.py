@@ -10,10 +10,16 @@ import functools
 import importlib.metadata
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hpoctl.objectives.causal_lm.typed import Field, fields_of, naming_a_field
+from hpoctl.objectives.causal_lm.typed import (
+    Field,
+    check_number,
+    check_word,
+    fields_of,
+    naming_a_field,
+)
 from hpoctl.objectives.causal_lm.values import check_names, share, whole
 from hpoctl.trial import Trial
 
@@ -93,6 +99,23 @@ def fields(fixed: Mapping[str, object], searched: Mapping[str, object]) -> dict[
         if RUNGS in merged and name in merged:
             raise ValueError(f"training.{name}: leave it out: the last of training.rungs says it")
     return merged
+
+
+def check_early(name: str, value: object, words: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for a value that can be told to be wrong without transformers.
+
+    `words` are those that a field may have, by its name.
+    """
+    field = ALIASES.get(name, name)
+    if name in _SET_HERE:
+        raise ValueError(f"training.{name}: is always {_SET_HERE[name]}: leave it out")
+    if name == RUNGS:
+        _rungs(value)
+    if field in words and isinstance(value, str):
+        check_word(f"training.{name}", value, words[field])
+    if field in _RANGES and value is not None:
+        check_number(f"training.{name}", value)
+        _in_range(name, field, value)
 
 
 @functools.cache

@@ -226,12 +226,17 @@ def commit_in(path: Path) -> str | None:
     return next((part for part in reversed(path.parts) if _COMMIT.fullmatch(part)), None)
 
 
+def to_fetch(names: Sequence[HubName]) -> list[str]:
+    """Those that no `fetch` has brought here."""
+    return [name.name for name in names if name.note() is None]
+
+
 def go_offline(names: Sequence[HubName]) -> bool:
     """Lets this process ask no hub where all of `names` were fetched; whether it is so.
 
     To be called before transformers, datasets or huggingface_hub is imported: they look once.
     """
-    if not names or not all(name.note() for name in names):
+    if not names or to_fetch(names):
         return False
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")

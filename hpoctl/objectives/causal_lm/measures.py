@@ -62,15 +62,19 @@ def _latency(measure: Mapping[str, object]) -> Latency:
     )
 
 
-def check_metrics(wanted: Sequence[str], measure: Measure) -> None:
+def check_metrics(wanted: Sequence[str], measure: Measure, place: str = "metrics") -> None:
     """Raises ValueError for a metric that this trial would not measure."""
     measured = {"kl": measure.kl, "latency_s": measure.latency}
     asked = [name for name, value in measured.items() if value is not None]
-    check_known(wanted, FREE, _ASKED_FOR, asked)
+    check_known(wanted, FREE, _ASKED_FOR, asked, place)
 
 
 def check_known(
-    wanted: Sequence[str], free: Sequence[str], at_a_price: Mapping[str, str], asked: Sequence[str]
+    wanted: Sequence[str],
+    free: Sequence[str],
+    at_a_price: Mapping[str, str],
+    asked: Sequence[str],
+    place: str = "metrics",
 ) -> None:
     """Raises ValueError for a metric that has to be asked for and was not, or that is misspelt.
 
@@ -80,9 +84,9 @@ def check_known(
     for name in wanted:
         if name in at_a_price and name not in asked:
             raise ValueError(
-                f"metrics: '{name}' is measured only where it is asked for: add"
+                f"{place}: '{name}' is measured only where it is asked for: add"
                 f" 'measure: {at_a_price[name]}' to objective_args"
             )
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if close and name not in known:
-            raise ValueError(f"metrics: '{name}' is not measured; did you mean '{close[0]}'?")
+            raise ValueError(f"{place}: '{name}' is not measured; did you mean '{close[0]}'?")

@@ -9,7 +9,7 @@ import importlib.util
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Field:
             if self.default is not None:
                 raise ValueError(f"{name}: is empty: give a value, or leave it out")
             return value
-        self._check_word(name, value)
+        if self.words and isinstance(value, str):
+            check_word(name, value, self.words)
         if isinstance(value, float) and value.is_integer() and self._takes(int):
             value = value if self._takes(float) else int(value)
         made = next((kind for kind in self.kinds if dataclasses.is_dataclass(kind)), None)
@@ -43,21 +44,37 @@ class Field:
         if not any(_fits(value, kind) for kind in self.kinds):
             kinds = (kind for kind in self.kinds if kind is not type(None))
             must = " or ".join(sorted({_called(kind) for kind in kinds}))
-            raise ValueError(f"{name}: is {value!r}, but must be {must}")
+            raise ValueError(f"{name}: is {value!r}, but must be {must}{_bare(value)}")
         return value
-
-    def _check_word(self, name: str, value: object) -> None:
-        if not self.words or not isinstance(value, str) or value in self.words:
-            return
-        # As peft's pissa_niter_[number of iters]: a word that ends as one likes.
-        if any("[" in word and value.startswith(word.partition("[")[0]) for word in self.words):
-            return
-        close = difflib.get_close_matches(value, self.words, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(self.words)}"
-        raise ValueError(f"{name}: {value!r} is not known; {hint}")
 
     def _takes(self, kind: type) -> bool:
         return kind in self.kinds
+
+
+def check_word(name: str, value: str, words: Sequence[str]) -> None:
+    """Raises ValueError for a word that is none of these, with the nearest."""
+    # As peft's pissa_niter_[number of iters]: a word that ends as one likes.
+    open_ended = (word.partition("[")[0] for word in words if "[" in word)
+    if value in words or value.startswith(tuple(open_ended)):
+        return
+    close = difflib.get_close_matches(value, words, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(words)}"
+    raise ValueError(f"{name}: {value!r} is not known; {hint}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raises ValueError for what is no number; one in quotes is none."""
+    if not _fits(value, float):
+        raise ValueError(f"{name}: is {value!r}, but must be a number{_bare(value)}")
+
+
+def _bare(value: object) -> str:
+    """A hint for a number in quotes."""
+    try:
+        float(str(value))
+    except ValueError:
+        return ""
+    return f": write {value}, without quotes" if isinstance(value, str) else ""
 
 
 def fields_of(holder: type, beyond: type | None = None) -> Mapping[str, Field]:
@@ -86,17 +103,28 @@ def names_in(package: str, file: str, holder: str) -> list[str] | None:
 
     None where it is not installed here.
     """
+    body = _class(package, file, holder)
+    fields = (node.target for node in body or () if isinstance(node, ast.AnnAssign))
+    named = [field.id for field in fields if isinstance(field, ast.Name)]
+    return None if body is None else named
+
+
+def words_in(package: str, file: str, holder: str) -> list[str]:
+    """The words of an enumeration, found in the same way; none where it is not installed here."""
+    return [
+        str(node.value.value)
+        for node in _class(package, file, holder) or ()
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    ]
+
+
+def _class(package: str, file: str, holder: str) -> list[ast.stmt] | None:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return None
     source = Path(found.submodule_search_locations[0], file).read_text("utf-8")
-    (defined,) = (
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == holder
-    )
-    fields = (node.target for node in defined.body if isinstance(node, ast.AnnAssign))
-    return [field.id for field in fields if isinstance(field, ast.Name)]
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    return next(node.body for node in classes if node.name == holder)
 
 
 def naming_a_field(group: str, names: Iterable[str], message: str) -> str:

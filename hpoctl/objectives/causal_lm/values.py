@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 
 def group(tree: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -12,6 +12,13 @@ def group(tree: Mapping[str, object], name: str) -> Mapping[str, object]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{name}: is {found!r}, but must be a group of names and values")
     return found
+
+
+def each(searched: Mapping[str, object], name: str) -> Iterator[tuple[str, object]]:
+    """Name and value, one by one, of a group whose names have several values to be tried."""
+    for parameter, values in group(searched, name).items():
+        for value in values if isinstance(values, tuple) else ():
+            yield parameter, value
 
 
 def check_names(

@@ -14,7 +14,7 @@ The worker's `prepare` loads all of it once, so a trial costs its generation onl
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hpoctl.objectives.causal_lm import footprint
@@ -22,7 +22,7 @@ from hpoctl.objectives.causal_lm.measures import check_known
 from hpoctl.objectives.causal_lm.origins import write_origins
 from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.objectives.causal_lm.text import Corpus, Opened, corpus, read_source
-from hpoctl.objectives.causal_lm.values import check_names, group
+from hpoctl.objectives.causal_lm.values import check_names, each, group
 from hpoctl.objectives.inference import settings
 from hpoctl.trial import Trial
 
@@ -42,7 +42,7 @@ _ASKED_FOR = {"perplexity": "{perplexity: self}"}
 def check(
     args: Mapping[str, object],
     searched: Mapping[str, object],
-    wanted: list[str],
+    wanted: Mapping[str, Sequence[str]],
     *,
     files: bool,
 ) -> None:
@@ -51,8 +51,11 @@ def check(
     check_names(searched, ("inference",))
     settings.read(group(args, "inference"), {})
     check_names(group(searched, "inference"), settings.KNOWN, "inference.")
-    asked = group(args, "measure")
-    check_known(wanted, MEASURED, _ASKED_FOR, [name for name in asked if asked[name]])
+    for name, value in each(searched, "inference"):
+        settings.read({}, {name: value})
+    asked = [name for name, value in group(args, "measure").items() if value]
+    for place, names in wanted.items():
+        check_known(names, MEASURED, _ASKED_FOR, asked, place)
     source, _ = read_source(group(args, "dataset"))
     if files:
         Opened(source)

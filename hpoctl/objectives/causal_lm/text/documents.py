@@ -49,6 +49,16 @@ class Opened:
         self._source = source
         self._files = {part: _data_files(part, path) for part, path in source.files}
 
+    def check(self) -> None:
+        """Raises ValueError where the first document of a file of lines cannot be used."""
+        for part, paths in self._files.items():
+            lines = [path for path in paths if path.suffix in (".jsonl", ".csv", ".tsv")]
+            for path in lines[:1]:
+                try:
+                    next(_read(path, self._source), None)
+                except (OSError, csv.Error, ValueError) as wrong:
+                    raise ValueError(f"dataset.{part}: {_said(path, wrong)}") from wrong
+
     def content(self) -> object:
         """What differs wherever the documents differ, as JSON can tell it."""
         if self._source.hub is not None:
@@ -85,9 +95,16 @@ class Opened:
             try:
                 documents.extend(_read(path, self._source))
             except (OSError, UnicodeDecodeError, csv.Error) as wrong:
-                raise ValueError(f"dataset.{part}: {path}: {wrong}") from wrong
+                raise ValueError(f"dataset.{part}: {_said(path, wrong)}") from wrong
         alone = dict(self._source.files)[part].is_file()
         return Part(documents=tuple(documents), running=alone and bool(texts))
+
+
+def _said(path: Path, wrong: Exception) -> str:
+    """What is wrong with a file, beginning with its name."""
+    if isinstance(wrong, UnicodeDecodeError):
+        return f"{path}: is not UTF-8: convert it, such as by 'iconv -f latin1 -t utf-8'"
+    return str(wrong) if str(wrong).startswith(str(path)) else f"{path}: {wrong}"
 
 
 def _builtin() -> list[Document]:
@@ -141,7 +158,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 row = json.loads(line)
             except json.JSONDecodeError as wrong:
                 raise ValueError(f"{path}:{number}: not JSON: {wrong}") from wrong
-            yield f"{path}:{number}", row if isinstance(row, dict) else {}
+            if not isinstance(row, dict):
+                raise ValueError(f'{path}:{number}: is no object, such as {{"text": "…"}}')
+            yield f"{path}:{number}", row
 
 
 def _csv(path: Path) -> Iterator[Row]:

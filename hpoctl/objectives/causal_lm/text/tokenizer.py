@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END = "<|endoftext|>"  # GPT-2's own mark between documents; token 0
+_FILES = ("*token*", "vocab*", "*.model", "*.gguf")
 
 
 def trained(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -46,7 +47,26 @@ def pretrained(place: Place) -> PreTrainedTokenizerFast:
         raise ValueError(f"model.pretrained: no tokenizer in {place.name}: {said}") from wrong
     if not isinstance(found, PreTrainedTokenizerFast):
         raise ValueError(f"model.pretrained: {place.name}: its tokenizer has no fast form")
+    if set(found.get_vocab()) <= set(found.all_special_tokens):
+        # What transformers (5.23) makes of a model without one: every text becomes nothing.
+        raise ValueError(_none_in(place.name))
     return _ready(found)
+
+
+def check_folder(name: str) -> None:
+    """Raises ValueError where a model's folder holds no tokenizer, by the names of its files."""
+    folder = Path(name).expanduser()
+    if not name or not (folder / "config.json").exists():
+        return
+    if not any(file.match(pattern) for file in folder.iterdir() for pattern in _FILES):
+        raise ValueError(_none_in(name))
+
+
+def _none_in(name: str) -> str:
+    return (
+        f"model.pretrained: no tokenizer in {name}: copy tokenizer.json and"
+        " tokenizer_config.json of the model that it was made of there"
+    )
 
 
 def loaded(folder: Path) -> PreTrainedTokenizerFast:

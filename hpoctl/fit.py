@@ -180,7 +180,8 @@ def _cap_problems(ask: Demand, where: Partition | None, limits: Limits) -> Itera
             text = f"one worker asks for {asks}, {minutes}; {allowance(cap)}: {way}"
         else:
             asks = f"one worker asks for {_number(each)} {unit(cap)}"
-            way = f"use {_key(cap)}: {cap.value}" if cap.value else "use another account or qos"
+            value = f"{cap.value}{'M' if cap.resource == 'mem' else ''}"
+            way = f"use {_key(cap)}: {value}" if cap.value else "use another account or qos"
             text = f"{asks}; {allowance(cap)}: {way}"
         yield f"resources: {text}"
 

@@ -167,6 +167,13 @@ def test_what_no_node_or_rule_allows_is_refused_with_what_passes(
             " use cpus: 4",
             {"cpus": 4},
         ),
+        (
+            cap("GrpTRES", Measure.RESOURCES, 1024, "mem"),
+            {"mem": "4G"},
+            "resources: one worker asks for 4,096 MB of memory; account lab may use 1,024 MB of"
+            " memory at once (GrpTRES): use mem: 1024M",
+            {"mem": "1024M"},
+        ),
     ],
 )
 def test_a_limit_smaller_than_one_worker_is_refused_with_what_passes(

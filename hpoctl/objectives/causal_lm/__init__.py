@@ -118,12 +118,12 @@ def _train(trial: Trial) -> dict[str, float]:
     place, room = models.tokenizer(values), models.room(model, block_size=how.max_length)
     models.check_vocabulary(model, room, tokens_known(source, place))
     text = corpus(source, how, place)
-    used = {"model": values.get("pretrained"), "teacher": measure.kl}
-    write_origins(trial.dir, used, source, text)
     set_seed(trial.seed)
     llm = models.build(model, vocab_size=len(text.tokenizer), block_size=how.max_length)
     measured = cast("PreTrainedModel", llm)  # what peft wraps answers as the model itself
     teacher = results.prepare(measure, values, measured, text)
+    used = {"model": values.get("pretrained"), "teacher": measure.kl}
+    write_origins(trial.dir, used, source, text)
     trainer = create_trainer(llm, text, made, trial, rungs(training))
     trainer.follower.meter.began = began
     trained = run(trainer)

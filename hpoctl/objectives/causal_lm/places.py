@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class Place:
         return hub.commit_in(Path(found)) if isinstance(found, str) else None
 
 
+# Kept for the reason that the weights are: what was found before the fork, each child has.
+@functools.cache
 def locate(name: str, key: str = KEY) -> Place:
     """Where the model of this name is; a folder comes before the hub. Raises ValueError."""
     path = Path(name).expanduser()

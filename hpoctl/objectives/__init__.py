@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import ModuleType
 
 from hpoctl.errors import ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,11 @@ def test_a_trial_is_lost_whose_worker_slurm_knows_as_gone_or_not_at_all() -> Non
 
 
 def test_a_budget_that_is_spent_is_told_while_trials_wait() -> None:
-    left = joined("7_0", TaskState.COMPLETED, reason="budget.time is spent")
-    assert status_of(left, counts=summary(waiting=1)).spent == "budget.time is spent"
-    assert status_of(left, counts=summary(complete=1)).spent is None
+    left = worker("7_0", ended_at=9.0, reason="budget.time is spent")
+    now = status_of(counts=summary((left,), waiting=1))
+    assert now.spent == "budget.time is spent"
+    assert replace(now, run=replace(now.run, raised_at=10.0)).spent is None
+    assert status_of(counts=summary((left,), complete=1)).spent is None
 
 
 def test_where_the_batch_system_never_answered_a_worker_is_unknown_and_not_gone() -> None:

@@ -108,6 +108,8 @@ def test_every_parameter_is_a_variable(trial: FakeTrial) -> None:
         "HPOCTL_SEED": "1",
         "HPOCTL_ATTEMPT": "1",
         "HPOCTL_CPUS": "1",
+        "HPOCTL_PARENT_DIR": "",
+        "HPOCTL_HANDS_ON": "",
     }
 
 

@@ -34,6 +34,7 @@ _LOOK_S = 0.2  # between two looks whether the trial shall save itself
 _TAIL = 64 * 1024  # bytes of a program's output, among which its last words are
 _LAST_WORDS = 200  # characters
 _ASKED_S = 2.0  # the worker gets Slurm's SIGTERM with its trial, and asks the trial at once
+_SETTLE_S = 0.1  # Slurm's SIGTERM may have ended the program and be on its way here
 _TOO_LATE = "{0} and what it runs were sent SIGTERM: what it gave after that is not taken"
 _PRUNED_GRACE_S = 10.0  # for a pruned program to end by itself, and again from SIGTERM to SIGKILL
 
@@ -127,6 +128,7 @@ def _heeding_sigterm(told: Told) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: told.sigterm())
     try:
         yield
+        time.sleep(_SETTLE_S)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -237,7 +237,7 @@ def test_the_final_model_is_kept_with_its_card(hpoctl: Hpoctl) -> None:
     assert done["final"] == {"loss": 0.0, "kept": 1.5}
     assert json.loads((folder / "weights.json").read_text()) == {"x": 3}
     card = (folder / "README.md").read_text()
-    assert "| loss | 0.01 | 0.0 |" in card
+    assert "| loss | 0.01 | 0 |" in card
     assert "trial 0 of the study `a-study`" in card
     assert json.loads((folder / "provenance.json").read_text())["trial"] == 0
     # Once more is harmless, from the final study's name too.

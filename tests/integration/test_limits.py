@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +23,16 @@ def small_arrays() -> Iterator[Slurm]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@contextmanager
+def no_job_starts(slurm: Slurm) -> Iterator[None]:
+    """Jobs may be submitted, and all wait."""
+    slurm.ask("scontrol", "update", "PartitionName=gpu", "State=DOWN")
+    try:
+        yield
+    finally:
+        slurm.ask("scontrol", "update", "PartitionName=gpu", "State=UP")
 
 
 def most_at_once(slurm: Slurm, ids: list[str]) -> int:
@@ -98,12 +109,13 @@ def test_workers_attached_to_a_run_that_is_fed_in_follow_under_its_throttle(
         objective_args={"seconds": 1.0, "steps": 2},
         resources={"time": "5m", "account": "late"},
     )
-    sweep.submit()
-    sweep.ask("extend", "a-study", "--trials", "+12")
-    added = sweep.hpoctl("workers", "add", "a-study", "-n", "3", timeout_s=90).stderr
-    assert "0 of 3 workers submitted, the others follow as earlier tasks end" in added
-    again = sweep.hpoctl("workers", "add", "a-study", "-n", "2", timeout_s=90).stderr
-    assert "0 of 2 workers submitted" in again
+    with no_job_starts(slurm):
+        sweep.submit()
+        sweep.ask("extend", "a-study", "--trials", "+12")
+        added = sweep.hpoctl("workers", "add", "a-study", "-n", "3", timeout_s=90).stderr
+        assert "0 of 3 workers submitted, the others follow as earlier tasks end" in added
+        again = sweep.hpoctl("workers", "add", "a-study", "-n", "2", timeout_s=90).stderr
+        assert "0 of 2 workers submitted" in again
     sweep.await_finished(18)
     sweep.assert_each_ran_once(18)
     names = [submission.array for submission in sweep.run_dir.submissions()]

@@ -10,6 +10,7 @@ import pytest
 
 from hpoctl.objectives import causal_lm
 from hpoctl.objectives.causal_lm import ensemble
+from hpoctl.objectives.causal_lm.places import locate
 from hpoctl.objectives.causal_lm.text import Corpus, corpus, read_source
 
 from .conftest import FakeTrial, PretrainedFolders
@@ -54,7 +55,7 @@ def together(tmp_path: Path, models: Sequence[Path], **dataset: object) -> dict[
 
 def held_out(folder: Path) -> Corpus:
     source, how = read_source(DATA)
-    return corpus(source, how, str(folder))
+    return corpus(source, how, locate(str(folder)))
 
 
 def by_the_formula(models: Sequence[Path]) -> tuple[float, float]:

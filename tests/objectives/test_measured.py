@@ -26,6 +26,7 @@ folder.mkdir(exist_ok=True)
 trial = SimpleNamespace(
     dir=folder, args=given["args"], params=given["params"], number=given["number"], seed=1,
     cpus=1, attempt=1, should_checkpoint=lambda: False, metrics=["peak_gb"],
+    parent_dir=None, hands_on=False,
 )
 measured.prepare(trial.args)
 try:

@@ -14,6 +14,7 @@ import pytest
 
 from hpoctl.objectives import causal_lm
 from hpoctl.objectives.causal_lm import text
+from hpoctl.objectives.causal_lm.places import Place
 from hpoctl.objectives.causal_lm.text import END, Corpus, collate, corpus, read_source
 from hpoctl.trial import Infeasible
 
@@ -36,7 +37,8 @@ TALK = [
 
 def read(dataset: Mapping[str, object], pretrained: str | None = None) -> Corpus:
     source, how = read_source({**SMALL, **dataset})
-    return corpus(source, how, pretrained)
+    place = None if pretrained is None else Place(name=pretrained, source=pretrained)
+    return corpus(source, how, place)
 
 
 def tokens_of(rows: Any, column: str = "input_ids") -> list[int]:

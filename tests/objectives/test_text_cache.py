@@ -19,6 +19,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from hpoctl.objectives.causal_lm import text
+from hpoctl.objectives.causal_lm.places import Place
 from hpoctl.objectives.causal_lm.text import Corpus, cache, corpus, read_source
 
 MADE = "tokenised the text into"
@@ -262,7 +263,7 @@ def test_the_tokenizer_of_a_model_counts_by_its_content(dataset: dict[str, objec
     counts = []
     for name in ("one", "two", "other"):
         source, how = read_source(dataset)
-        corpus(source, how, str(folder / name))
+        corpus(source, how, Place(name=name, source=str(folder / name)))
         counts.append(len(entries(dataset)))
     assert counts == [2, 2, 3]
 

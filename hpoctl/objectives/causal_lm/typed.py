@@ -124,7 +124,7 @@ def _class(package: str, file: str, holder: str) -> list[ast.stmt] | None:
         return None
     source = Path(found.submodule_search_locations[0], file).read_text("utf-8")
     classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    return next(node.body for node in classes if node.name == holder)
+    return next((node.body for node in classes if node.name == holder), None)
 
 
 def naming_a_field(group: str, names: Iterable[str], message: str) -> str:

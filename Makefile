@@ -4,7 +4,7 @@ VENV   ?= .venv
 # One version for both targets; pip prefers a CPU build where one is at hand.
 TORCH  ?= torch==2.13.0
 # Many tests wait for servers most of the time, so more of them run than there are cores.
-JOBS   ?= 5
+JOBS   ?= 4
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo test check services clean

@@ -17,11 +17,11 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
-def test_two_trials_learn_at_the_same_time(make_sweep: MakeSweep) -> None:
+def test_two_tasks_learn_side_by_side_from_one_text(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         "postgresql",
-        mode="async",
-        workers=2,
+        mode="batch",
+        trials_per_task=1,
         objective="hpoctl.objectives.causal_lm",
         objective_args={
             "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 300, "max_blocks": 400},
@@ -49,9 +49,8 @@ def test_two_trials_learn_at_the_same_time(make_sweep: MakeSweep) -> None:
         assert trial.user_attrs["parameters"] > 10_000
     sweep.await_tasks(ids, 2)
     assert len({attrs["task"] for attrs in sweep.attrs()}) == 2
-    starts = [trial.datetime_start for trial in trials]
-    ends = [trial.datetime_complete for trial in trials]
-    assert max(t.timestamp() for t in starts if t) < min(t.timestamp() for t in ends if t)
+    kept = (sweep.hpoctl.folder / "runs" / ".tokens").iterdir()
+    assert sum(path.is_dir() for path in kept) == 1  # what one of them has made
 
 
 LONG: dict[str, Any] = {

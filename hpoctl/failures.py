@@ -14,11 +14,14 @@ _GPU_IS_FULL = re.compile(
     r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|RESOURCE_EXHAUSTED: Out of memory"
 )
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:[.,]\d+)*")
-OF_THE_CLUSTER = (Cause.TIMEOUT, Cause.PREEMPTED, Cause.NODE_FAIL, Cause.LOST)
+CUT_SHORT = (Cause.TIMEOUT, Cause.PREEMPTED, Cause.REQUEUED, Cause.CANCELLED)
+"""The allocation ended, and its node is well."""
+
+OF_THE_CLUSTER = (*CUT_SHORT, Cause.NODE_FAIL, Cause.LOST)
 """What the trial itself has no part in."""
 
 LOOK_BACK = 30  # attempts: a success among these, and a sweep goes on; as many may be infeasible
-_NOT_OF_A_NODE = (None, Cause.TIMEOUT, Cause.PREEMPTED, Cause.INFEASIBLE)
+_NOT_OF_A_NODE = (None, *CUT_SHORT, Cause.INFEASIBLE)
 _IN_A_ROW = 3  # failures that no other node has shown, and a node is avoided
 
 

@@ -120,6 +120,12 @@ def causes(
     return slurm.causes(workers, run_dir) if backend is BackendName.SLURM else {}
 
 
+def why_told(backend: BackendName, run_dir: RunDir, worker: WorkerRecord) -> Cause:
+    """Why this worker was told to go by SIGTERM; that it was preempted, where nobody says why."""
+    known = slurm.why_taken(worker, run_dir) if backend is BackendName.SLURM else None
+    return known or Cause.PREEMPTED
+
+
 def still_there(workers: Iterable[WorkerRecord]) -> Sequence[WorkerRecord]:
     """Those that have not said goodbye."""
     return [worker for worker in workers if worker.ended_at is None]

@@ -15,6 +15,8 @@ POLICIES: Mapping[Cause, Policy] = {
     Cause.HOST_OOM: Policy.FAIL,
     Cause.TIMEOUT: Policy.RETRY,
     Cause.PREEMPTED: Policy.REQUEUE,
+    Cause.REQUEUED: Policy.REQUEUE,
+    Cause.CANCELLED: Policy.REQUEUE,
     Cause.NODE_FAIL: Policy.RETRY,
     Cause.LOST: Policy.RETRY,
     Cause.NAN: Policy.FAIL,

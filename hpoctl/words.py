@@ -45,13 +45,16 @@ class OriginKind(StrEnum):
 class Cause(StrEnum):
     """Why an attempt at a trial came to nothing: the classes of `hpoctl failures`.
 
-    LOST is a worker that was gone without a word, where the batch system says no more.
+    PREEMPTED is also a SIGTERM of which nobody says why. LOST is a worker that was gone without a
+    word, where the batch system says no more.
     """
 
     CUDA_OOM = "cuda_oom"
     HOST_OOM = "host_oom"
     TIMEOUT = "timeout"
     PREEMPTED = "preempted"
+    REQUEUED = "requeued"
+    CANCELLED = "cancelled"
     NODE_FAIL = "node_fail"
     LOST = "lost"
     NAN = "nan"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from hpoctl.child import Errand
 from hpoctl.conclusions import Conclusions
 from hpoctl.ending import Ending
 from hpoctl.errors import Unreachable
+from hpoctl.failures import CUT_SHORT
 from hpoctl.lost import Observer
 from hpoctl.plan import seed_of
 from hpoctl.pruners import NoPruner
@@ -343,11 +345,20 @@ class Worker:
             return self._weighed(result)
         if result.outcome is not Outcome.FAILED:
             return result
-        if self.resumes and result.cause in (Cause.TIMEOUT, Cause.PREEMPTED):
+        if result.cause is Cause.PREEMPTED and self.ending.told is signal.SIGTERM:
+            if self.run_dir.cancelled_at() > self.record.started_at:  # whatever the sweep says
+                return replace(result, cause=Cause.CANCELLED, policy=Policy.REQUEUE)
+            result = replace(result, cause=self._why_told())
+        if self.resumes and result.cause in CUT_SHORT:
             return replace(result, policy=Policy.REQUEUE)
         limits = metrics.out_of_memory(self.sweep.constraints, result.cause, result.attrs)
         policy = self.sweep.policy(result.cause)
         return self.conclusions.judge(replace(result, policy=policy, constraints=limits))
+
+    def _why_told(self) -> Cause:
+        self._note_what_was_told()
+        self.store.rest()  # the batch system may take its time
+        return lost.why_told(self.run.backend, self.run_dir, self.record)
 
     def _weighed(self, result: Result) -> Result:
         """A complete trial's values as the study compares them, and which constraints it keeps."""

@@ -58,7 +58,8 @@ class Event:
 WEATHER = {
     "max_losses": 1000,
     "on": dict.fromkeys(
-        ("host_oom", "timeout", "preempted", "node_fail", "lost", "error"), "requeue"
+        ("host_oom", "timeout", "preempted", "requeued", "cancelled", "node_fail", "lost", "error"),
+        "requeue",
     ),
 }
 

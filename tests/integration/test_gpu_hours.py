@@ -18,6 +18,7 @@ from servers import Slurm, wait_for
 from hpoctl import hours
 from hpoctl.record import WorkerId, WorkerRecord
 from integration.conftest import MakeSweep, Sweep
+from integration.taken import by_preemption, by_requeue, by_scancel, by_walltime
 
 QUICK: dict[str, Any] = {"mode": "async", "lease": "4s"}
 GPUS = {"time": "5m", "cpus": 1, "gpus": 2}
@@ -86,25 +87,6 @@ def test_the_ledger_agrees_with_accounting_over_requeues_cancels_and_kills(
     assert {row["known_from"] for row in rows} == {"sacct"}
     whole = sum(int(row["gpus"]) * float(row["allocated_s"]) for row in rows) / 3600
     assert whole == pytest.approx(truth, rel=0.01)
-
-
-def by_scancel(slurm: Slurm, task: str) -> None:
-    slurm.ask("scancel", task)
-
-
-def by_requeue(slurm: Slurm, task: str) -> None:
-    slurm.ask("scontrol", "requeue", task)
-
-
-def by_preemption(slurm: Slurm, task: str) -> None:
-    node = slurm.ask("squeue", "-ho%N", f"-j{task}")
-    urgent = ("--qos=high", f"--nodelist={node}", "--exclusive", "--time=1", "--output=/dev/null")
-    slurm.ask("sbatch", *urgent, "--wrap=sleep 1")
-
-
-def by_walltime(slurm: Slurm, task: str) -> None:
-    """Slurm ends it at its next look, within half a minute."""
-    slurm.ask("scontrol", "update", f"JobId={task}", "TimeLimit=1", "EndTime=now+1")
 
 
 @pytest.mark.parametrize(

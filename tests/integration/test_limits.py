@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -306,7 +307,13 @@ def test_tasks_that_wait_are_explained_each_by_its_own_reason(
 
 def test_another_jobs_share_of_the_account_is_counted(make_sweep: MakeSweep, slurm: Slurm) -> None:
     slurm.add_account("shared", "GrpTRES=cpu=3")
-    flags = ("--parsable", "--output=/dev/null", "--account=shared", "--cpus-per-task=3")
+    flags = (
+        "--parsable",
+        "--output=/dev/null",
+        "--account=shared",
+        "--cpus-per-task=3",
+        "--time=9",
+    )
     other = slurm.ask("sbatch", *flags, "--wrap=sleep 300")
     sweep = make_sweep(
         "journal", mode="async", workers=2, resources={"time": "5m", "account": "shared"}
@@ -318,6 +325,8 @@ def test_another_jobs_share_of_the_account_is_counted(make_sweep: MakeSweep, slu
             "2 workers x 5m x 1 CPU ask for 2 CPU; account shared may use 3 CPU at once (GrpTRES),"
             " and 3 are taken"
         )
+        (change,) = advised(sweep)["changes"]
+        assert re.fullmatch(r"room for one is free in [89]m at the latest.*", change["effect"])
     finally:
         slurm.ask("scancel", other)
         sweep.ask("cancel", "a-study")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 from servers import Slurm, wait_for
 
 from integration.conftest import MakeSweep, Sweep
+from integration.taken import by_administrator, by_preemption, by_requeue, by_scancel
 
 ONE: dict[str, Any] = {
     "mode": "sequential",
@@ -128,6 +130,58 @@ def test_a_node_that_fails_is_named_as_the_cause_and_its_trial_runs_again(
     (group,) = sweep.ask_json("failures", sweep.study)["failures"]
     assert group["cause"] == "node_fail"
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("take", "cause"),
+    [
+        (by_scancel, "cancelled"),
+        (by_requeue, "requeued"),
+        (by_preemption, "preempted"),
+        (by_administrator, "node_fail"),
+    ],
+)
+def test_a_worker_asks_why_it_was_told_to_go_and_the_policy_of_that_is_followed(
+    make_sweep: MakeSweep, take: Callable[[Slurm, str], None], cause: str
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **{**ONE, "objective_args": {"seconds": 60, "steps": 1}},
+        on={cause: "infeasible"},
+        resources={"time": "5m", "cpus": 1, "grace": "1s"},
+    )
+    slurm, array = start(sweep)
+    node = slurm.ask("squeue", "-ho%N", f"-j{array}").strip()
+    began = "sacct", "-Xno", "State", "-j", array
+    wait_for(lambda: "RUNNING" in slurm.ask(*began), 30, "accounting has heard of its start")
+    try:
+        take(slurm, f"{array}_0")
+        sweep.await_finished(1)
+    finally:
+        slurm.ask("scancel", array)  # where it was queued again
+        if "down" in slurm.ask("sinfo", "-hN", "-n", node, "-o%T"):
+            slurm.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    (group,) = sweep.ask_json("failures", sweep.study)["failures"]
+    assert (group["cause"], group["count"]) == (cause, 1)
+    assert "not done 1 s after SIGTERM" in group["last_line"]
+    assert [trial.state for trial in sweep.trials()] == [TrialState.PRUNED]
+
+
+def test_what_hpoctl_cancelled_waits_again_whatever_the_sweep_says_of_a_cancel(
+    make_sweep: MakeSweep,
+) -> None:
+    sweep = make_sweep(
+        "postgresql",
+        **{**ONE, "objective_args": {"seconds": 60, "steps": 1}},
+        on={"cancelled": "fail"},
+        resources={"time": "5m", "cpus": 1, "grace": "1s"},
+    )
+    start(sweep)
+    sweep.ask("cancel", sweep.study)
+    sweep.await_workers_left()
+    assert sweep.status()["counts"]["waiting"] == 1
+    (group,) = sweep.ask_json("failures", sweep.study)["failures"]
+    assert group["cause"] == "cancelled"
 
 
 @pytest.fixture

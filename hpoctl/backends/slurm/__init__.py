@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _FRESH_S = 4.0  # so old may an answer be for one who only looks, less than `status --watch` waits
 _GLANCE_S = 5.0  # a status without Slurm is better than none
 _PATIENCE_S = 20.0  # slurmctld is started again in less
+_TAKEN_S = 4.0  # with `grace` this is less than KillWait
+_LATE_S = 1.0  # accounting hears of an end after some tenths of a second
 
 
 def script(array: JobArray, sweep: Sweep, run_dir: RunDir, workdir: Path | None = None) -> str:
@@ -175,6 +177,27 @@ def causes(workers: Sequence[WorkerRecord], run_dir: RunDir) -> Mapping[str, Cau
     except BatchSystemError:
         known = Look()
     return fate.causes(workers, known.tasks, _charged(ids, run_dir, _GLANCE_S))
+
+
+def why_taken(worker: WorkerRecord, run_dir: RunDir) -> Cause | None:
+    """Why a worker was told to go by SIGTERM, which may be a moment ago.
+
+    Only accounting knows while the worker lives, and all workers of a run ask it once a second at
+    most. None where it does not say so soon, as there is not much time.
+    """
+    ids, told_at = _ids([worker], run_dir), worker.told_at or 0.0
+    end = time.monotonic() + _TAKEN_S
+    while (left_s := end - time.monotonic()) > 0:
+        since = max(told_at, time.time() - _LATE_S)
+        try:
+            known = accounting.charges(ids, run_dir, newer_than=since, timeout_s=left_s)
+        except BatchSystemError as wrong:
+            log.info("no word from accounting: %s", wrong)
+            return None
+        if (cause := fate.accounted(worker, known)) is not None:
+            return cause
+        time.sleep(_LATE_S)
+    return None
 
 
 def _ids(workers: Sequence[WorkerRecord], run_dir: RunDir) -> list[str]:

@@ -25,8 +25,8 @@ _CAUSES = {
     TaskState.TIMEOUT: Cause.TIMEOUT,
     TaskState.DEADLINE: Cause.TIMEOUT,
     TaskState.PREEMPTED: Cause.PREEMPTED,
-    TaskState.REQUEUED: Cause.PREEMPTED,
-    TaskState.CANCELLED: Cause.PREEMPTED,
+    TaskState.REQUEUED: Cause.REQUEUED,
+    TaskState.CANCELLED: Cause.CANCELLED,
 }
 _SKEW_S = 5.0  # between the clocks of slurmctld and of a node
 
@@ -79,6 +79,12 @@ def _ended_as(worker: WorkerRecord, charges: Sequence[Charge]) -> TaskState | No
 
 
 _OVER = (*ENDED, TaskState.REQUEUED)  # in accounting a life that was queued again is over
+
+
+def accounted(worker: WorkerRecord, charges: Sequence[Charge]) -> Cause | None:
+    """Why accounting says that a task was taken from its worker, or None while it does not."""
+    state = _ended_as(worker, charges)
+    return None if state is None else _CAUSES.get(state)
 
 
 def causes(

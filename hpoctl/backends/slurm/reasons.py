@@ -227,13 +227,15 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits
     ours = _taken(cap, [other for other in counted if other.array in own])
     asks = f"{_workers(waiting)} ask for {_amount(cost * waiting.tasks, cap)}"
     text = f"{asks}; {allowance(cap)}, and {taken:,.10g} are taken"
-    if ours and taken > ours:
-        text += f" ({ours:,.10g} by this study)"
+    if ours:
+        text += f" ({f'{ours:,.10g}' if taken > ours else 'all'} by this study)"
     if cap.measure is Measure.MINUTES:
         free = cap.value - taken
         held = places(_demand(job), limits)
         return text, False, tuple(_shorter(cap, waiting, free, free + ours, held))
-    return text, False, tuple(_smaller(cap, waiting, (cap.value - taken) / waiting.tasks))
+    free = cap.value - taken
+    changes = [*_smaller(cap, waiting, free / waiting.tasks), *_freed(cap, job, counted, free)]
+    return text, False, tuple(changes)
 
 
 def _own_arrays(waiting: _Waiting) -> Iterator[str]:
@@ -292,6 +294,18 @@ def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:
         size = f"{int(each)}M" if key == "--mem" else str(int(each))
         effect = f"with {key} {size} all {waiting.tasks} start as soon as nodes are free"
         yield Change(effect=effect, flags=_instead(waiting, key, size))
+
+
+def _freed(cap: Cap, job: Job, counted: Sequence[Job], free: float) -> Iterator[Change]:
+    """When walltimes that end will have left room for one, if nothing ends before."""
+    cost = cap.cost(job.needs, job.minutes)
+    ending = [other for other in counted if other.minutes]  # without 0, which is no walltime
+    for other in sorted(ending, key=lambda other: other.minutes_left):
+        free += cap.cost(other.needs, other.minutes_left)
+        if free >= cost:
+            wait = span(max(1, other.minutes_left))
+            yield Change(effect=f"room for one is free in {wait} at the latest, by the walltimes")
+            return
 
 
 def _busy(waiting: _Waiting, limits: Limits) -> _Words:

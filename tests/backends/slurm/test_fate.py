@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -69,7 +71,8 @@ def test_a_worker_whose_task_is_queued_again_may_finish_its_trial_within_killwai
         (TaskState.OUT_OF_MEMORY, Cause.HOST_OOM),
         (TaskState.TIMEOUT, Cause.TIMEOUT),
         (TaskState.PREEMPTED, Cause.PREEMPTED),
-        (TaskState.CANCELLED, Cause.PREEMPTED),
+        (TaskState.REQUEUED, Cause.REQUEUED),
+        (TaskState.CANCELLED, Cause.CANCELLED),
     ],
 )
 def test_why_a_task_ended_is_known_by_squeue_and_by_accounting(
@@ -85,9 +88,9 @@ def test_why_a_task_ended_is_known_by_squeue_and_by_accounting(
     assert fate.causes([worker()], [], [charge]) == {"7_0": cause}
 
 
-def test_a_task_that_was_queued_again_was_taken_away_where_nobody_says_more() -> None:
+def test_a_task_that_was_queued_again_was_so_for_a_reason_that_only_accounting_knows() -> None:
     again = TaskRecord(task="7_0", state=TaskState.PENDING, restarts=1)
-    assert fate.causes([worker()], [again], []) == {"7_0": Cause.PREEMPTED}
+    assert fate.causes([worker()], [again], []) == {"7_0": Cause.REQUEUED}
 
 
 def test_a_task_that_runs_or_failed_says_nothing_of_why_its_worker_is_gone() -> None:
@@ -195,3 +198,72 @@ def test_all_workers_are_asked_about_in_one_question(
     _, fates = slurm.fates(crowd, run_dir, newer_than=0.0, patience_s=5.0)
     assert (fates[crowd[0].id], fates[crowd[1].id]) == (Fate.RUNNING, Fate.FORGOTTEN)
     assert calls.read_text() == "x\n"
+
+
+RUNS = "7_0|1000|1000|Unknown|RUNNING|9|gres/gpu=1|gres/gpu=1"
+OVER = "7_0|1000|1000|1009|{}|9|gres/gpu=1|gres/gpu=1"
+
+
+def told(name: str = "7_0") -> WorkerRecord:
+    return replace(worker(name), told="SIGTERM", told_at=time.time())
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ("CANCELLED by 1000", Cause.CANCELLED),
+        ("REQUEUED", Cause.REQUEUED),
+        ("PREEMPTED", Cause.PREEMPTED),
+        ("NODE_FAIL", Cause.NODE_FAIL),
+        ("TIMEOUT", Cause.TIMEOUT),
+        ("FAILED", None),
+    ],
+)
+def test_why_a_worker_was_told_to_go_is_asked_of_accounting(
+    fake_program: FakeProgram, run_dir: RunDir, state: str, cause: Cause | None
+) -> None:
+    fake_program("sacct", f"echo '{OVER.format(state)}'")
+    assert slurm.why_taken(told(), run_dir) is cause
+
+
+def test_an_accounting_that_has_not_heard_of_it_yet_is_asked_again(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    once, over = run_dir.path / "once", OVER.format("CANCELLED")
+    fake_program("sacct", f"[ -e '{once}' ] && echo '{over}' || echo '{RUNS}'; touch '{once}'")
+    assert slurm.why_taken(told(), run_dir) is Cause.CANCELLED
+
+
+def test_what_was_said_before_the_signal_does_not_count(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    fake_program("sacct", f"echo '{OVER.format('TIMEOUT')}'")
+    assert slurm.why_taken(told(), run_dir) is Cause.TIMEOUT
+    fake_program("sacct", f"echo '{OVER.format('CANCELLED')}'")
+    assert slurm.why_taken(told(), run_dir) is Cause.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "sacct",
+    ["echo 'Slurm accounting storage is disabled' >&2; exit 1", "sleep 9", f"echo '{RUNS}'"],
+)
+def test_a_worker_that_has_to_go_does_not_wait_long_for_why(
+    fake_program: FakeProgram, run_dir: RunDir, sacct: str
+) -> None:
+    fake_program("sacct", sacct)
+    begun = time.monotonic()
+    assert slurm.why_taken(told(), run_dir) is None
+    assert time.monotonic() - begun < 9  # KillWait, without what `grace` takes of it
+
+
+def test_workers_that_are_told_to_go_at_once_ask_once(
+    fake_program: FakeProgram, run_dir: RunDir
+) -> None:
+    calls = run_dir.path / "calls"
+    lines = "\n".join(OVER.format("CANCELLED").replace("7_0", f"7_{i}") for i in range(99))
+    fake_program("sacct", f"echo x >> '{calls}'; sleep 0.2; echo '{lines}'")
+    crowd = [told(f"7_{index}") for index in range(99)]
+    with ThreadPoolExecutor(len(crowd)) as pool:
+        found = [*pool.map(lambda one: slurm.why_taken(one, run_dir), crowd)]
+    assert found == [Cause.CANCELLED] * len(crowd)
+    assert calls.read_text().count("x") <= 3

@@ -94,7 +94,7 @@ def test_running_minutes_of_an_account_name_the_walltime_with_which_all_run() ->
     delay = explain("AssocGrpGRESRunMinutes", site(RUN_MINUTES))
     assert delay.text == (
         "15 workers x 2h x 1 GPU ask for 1,800 GPU-minutes; account big may have 600 GPU-minutes"
-        " running (GrpTRESRunMins), and 600 are taken"
+        " running (GrpTRESRunMins), and 600 are taken (all by this study)"
     )
     (change,) = delay.changes
     assert (
@@ -154,32 +154,51 @@ def test_running_minutes_of_every_kind_are_understood(reason: str, limit: Cap) -
         (
             "AssocGrpGRES",
             cap("GrpTRES", Measure.RESOURCES, 5, "gres/gpu"),
-            "ask for 15 GPU; account big may use 5 GPU at once (GrpTRES), and 5 are taken",
+            "ask for 15 GPU; account big may use 5 GPU at once (GrpTRES), and 5 are taken (all by this study)",
         ),
         (
             "AssocGrpCpuLimit",
             cap("GrpTRES", Measure.RESOURCES, 5, "cpu"),
-            "ask for 15 CPU; account big may use 5 CPU at once (GrpTRES), and 5 are taken",
+            "ask for 15 CPU; account big may use 5 CPU at once (GrpTRES), and 5 are taken (all by this study)",
         ),
         (
             "QOSMaxGRESPerUser",
             cap("MaxTRESPU", Measure.RESOURCES, 5, "gres/gpu", "normal"),
-            "ask for 15 GPU; QOS normal may use 5 GPU at once (MaxTRESPU), and 5 are taken",
+            "ask for 15 GPU; QOS normal may use 5 GPU at once (MaxTRESPU), and 5 are taken (all by this study)",
         ),
         (
             "QOSMaxJobsPerUserLimit",
             cap("MaxJobsPU", Measure.JOBS, 5, "", "normal"),
-            "ask for 15 places; QOS normal may run 5 tasks at once (MaxJobsPU), and 5 are taken",
+            "ask for 15 places; QOS normal may run 5 tasks at once (MaxJobsPU), and 5 are taken (all by this study)",
         ),
         (
             "AssocMaxJobsLimit",
             cap("MaxJobs", Measure.JOBS, 5),
-            "ask for 15 places; account big may run 5 tasks at once (MaxJobs), and 5 are taken",
+            "ask for 15 places; account big may run 5 tasks at once (MaxJobs), and 5 are taken (all by this study)",
         ),
     ],
 )
 def test_limits_on_what_runs_at_once_show_what_is_taken(reason: str, limit: Cap, said: str) -> None:
     assert explain(reason, site(limit)).text == f"15 workers x 2h x 1 GPU {said}"
+
+
+def test_a_limit_that_is_full_says_when_walltimes_will_have_made_room() -> None:
+    limit = cap("GrpTRES", Measure.RESOURCES, 8, "gres/gpu")
+    needs = {**PENDING.needs, "gres/gpu": 2}
+    big = replace(PENDING, needs=needs, reason="AssocGrpGRES")
+    queue = [replace(RUNNING, minutes_left=left, array="7", user="eve") for left in (90, 0, 40)]
+    queue += [replace(RUNNING, minutes_left=300)] * 5
+    (delay,) = reasons.explain([big, *queue[3:]], site(limit), lambda _: queue)
+    assert delay.text.endswith("and 8 are taken (5 by this study)")
+    (change,) = delay.changes
+    assert change.effect == "room for one is free in 40m at the latest, by the walltimes"
+    endless = [replace(job, minutes=0, minutes_left=0) for job in queue]
+    assert reasons.explain([big], site(limit), lambda _: endless)[0].changes == ()
+    (delay,) = reasons.explain([big], site(replace(limit, value=9)), lambda _: queue)
+    assert [c.effect for c in delay.changes] == [
+        "with --gpus 1 all 1 start as soon as nodes are free",
+        "room for one is free in 1m at the latest, by the walltimes",
+    ]
 
 
 def test_a_task_that_alone_passes_a_limit_never_starts_but_a_shorter_one_does() -> None:

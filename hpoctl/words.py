@@ -18,6 +18,11 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
+def many(count: int, noun: str) -> str:
+    """`1 task`, `1,000 tasks`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 class Mode(StrEnum):
     """The shape of the plan."""
 

@@ -16,6 +16,7 @@ from hpoctl.record import TrialRecord, TrialState
 from hpoctl.rundir import Extension
 from hpoctl.samplers import Grid, Listed
 from hpoctl.sweep import Sweep
+from hpoctl.words import many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def extend(
 
 def _done(asked: Raise, queued: int) -> str:
     if asked.trials or queued:
-        return f"{queued} trials were queued"
+        return f"{many(queued, 'trial')} queued"
     return "the budget was raised"
 
 
@@ -150,7 +151,7 @@ def retry(
         chosen, left = choose(store.records(), numbers, most)
         queued = set(store.retry(chosen))
         repeats = {r.number: r.root for r in store.records() if r.number in queued}
-        attached = _attach(opened, workers, f"{len(queued)} trials were queued", note)
+        attached = _attach(opened, workers, f"{many(len(queued), 'trial')} queued", note)
     return Retried(
         study=opened.run.study,
         run_dir=opened.run_dir.path,

@@ -19,7 +19,7 @@ from hpoctl.output import shapes, tables
 from hpoctl.plan import Plan
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.status import Status
-from hpoctl.words import Gist, Mode
+from hpoctl.words import Gist, Mode, many
 
 if TYPE_CHECKING:
     from hpoctl.control import Planned, Repaired, Submitted
@@ -73,7 +73,7 @@ def show_planned(planned: Planned, form: Format) -> None:
     tables.console().print(tables.space_table(sweep.search_space))
     given = f" ({len(sweep.starts)} of them begin as given)" if sweep.starts else ""
     print(
-        f"{planned.plan.trials} trials{given}, sampler {sweep.sampler.name},"
+        f"{many(planned.plan.trials, 'trial')}{given}, sampler {sweep.sampler.name},"
         f" pruner {sweep.pruner.name}, on {sweep.backend}, mode {planned.plan.mode}:"
     )
     for line in tables.array_lines(planned.plan):
@@ -119,7 +119,7 @@ def show_submitted(submitted: Submitted, form: Format, verb: str) -> None:
         if form is Format.QUIET:
             print(submission.id)
         else:
-            print(f"{verb} {submission.array}: {submission.id} ({submission.tasks} tasks)")
+            print(f"{verb} {submission.array}: {submission.id} ({many(submission.tasks, 'task')})")
     for note in submitted.notes:
         say(f"note: {note}")
     if not submitted.submissions and not submitted.notes:

@@ -19,6 +19,7 @@ from hpoctl.output import (
 )
 from hpoctl.output.tables import array_lines
 from hpoctl.space import nest
+from hpoctl.words import many
 
 if TYPE_CHECKING:
     from hpoctl.control import Confirmation, Fitted, Planned, Submitted, Trained
@@ -183,7 +184,7 @@ def show_trained(done: Trained, form: Format) -> None:
         return
     _say_submitted(done.submitted)
     if done.folder is None:
-        say(f"'{done.name}' has {done.unfinished} trials that have not ended")
+        say(f"'{done.name}' has {many(done.unfinished, 'trial')} to go")
         suggest(f"status {shell_word(done.name)} --watch")
         return
     rows: list[Sequence[str]] = [("metric", f"search, trial {done.trials[0]}", "final")]
@@ -277,6 +278,6 @@ def _arrays(submitted: Submitted | None) -> object:
 
 def _say_submitted(submitted: Submitted | None) -> None:
     for submission in submitted.submissions if submitted else ():
-        say(f"submitted {submission.array}: {submission.id} ({submission.tasks} tasks)")
+        say(f"submitted {submission.array}: {submission.id} ({many(submission.tasks, 'task')})")
     for note in submitted.notes if submitted else ():
         say(f"note: {note}")

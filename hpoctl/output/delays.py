@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hpoctl.delay import Change, Delay
 from hpoctl.finding import Finding, Level
 from hpoctl.output import Format, show_json
+from hpoctl.words import many
 
 if TYPE_CHECKING:
     from hpoctl.control import Why
@@ -40,8 +41,8 @@ def _why_text(why: Why) -> str:
     parts = ["\n".join(_paragraph(delay, why.study)) for delay in why.delays]
     if why.unsubmitted:
         parts.append(
-            f"{why.unsubmitted:,} tasks are not submitted yet: those that run submit them"
-            " as others end"
+            f"not submitted yet: {many(why.unsubmitted, 'task')}; those that run submit them as"
+            " others end"
         )
     if not parts:
         parts.append(_nothing(why))
@@ -53,14 +54,16 @@ def _nothing(why: Why) -> str:
         return f"no task of '{why.study}' waits: {why.live} run"
     if why.waiting:
         add = f"hpoctl workers add {shlex.quote(why.study)} -n {min(why.waiting, 4)}"
-        return f"no task of '{why.study}' is there, but {why.waiting} trials wait: {add}"
+        queued = many(why.waiting, "trial")
+        return f"no task of '{why.study}' is there, and its queue holds {queued}: {add}"
     return f"no task of '{why.study}' is there, and no trial waits"
 
 
 def _paragraph(delay: Delay, study: str) -> Iterator[str]:
-    tasks = f"{delay.tasks:,} task{'s' if delay.tasks > 1 else ''}"
-    will = "never start" if delay.never else "wait"
-    yield f"{tasks} of {', '.join(delay.arrays)} {will} ({delay.reason}): {delay.text}"
+    one = delay.tasks == 1
+    will = ("never starts" if one else "never start") if delay.never else "waits" if one else "wait"
+    jobs = f"{'jobs' if len(delay.arrays) > 1 else 'job'} {', '.join(delay.arrays)}"
+    yield f"{many(delay.tasks, 'task')} of {jobs} {will} ({delay.reason}): {delay.text}"
     if delay.start:
         yield f"  expected to start: {delay.start}"
     for change in delay.changes:

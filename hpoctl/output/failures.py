@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hpoctl.failures import FailureGroup
+from hpoctl.failures import OF_THE_CLUSTER, FailureGroup
 from hpoctl.output import Format, say, shell_word, show_json, suggest
 from hpoctl.record import Stop
 
@@ -29,7 +29,10 @@ def show_failures(found: Failures, form: Format) -> None:
     orders = orders_text(found.stop, found.bad_nodes)
     print("\n\n".join(text for text in (failures_text(found.groups), orders) if text))
     study = shell_word(found.study)
-    suggest(f"logs {study} {found.groups[0].first.number}   (once it is mended: retry {study})")
+    again = f"   (once it is mended: retry {study})"
+    if all(group.cause in OF_THE_CLUSTER for group in found.groups):
+        again = ""  # nothing is to be mended in the sweep
+    suggest(f"logs {study} {found.groups[0].first.number}{again}")
 
 
 def failures_text(groups: Sequence[FailureGroup]) -> str:

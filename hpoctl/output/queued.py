@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpoctl.output import Format, say, shapes, shell_word, show_json, show_submitted, suggest
 from hpoctl.output.tables import duration
+from hpoctl.words import many
 
 if TYPE_CHECKING:
     from hpoctl.control import Extended, Retried, Submitted
@@ -29,9 +30,9 @@ def show_extended(extended: Extended, form: Format) -> None:
     for line in _raised(extended):
         print(line)
     if queued:
-        print(f"queued {len(queued)} trials; the budget of '{study}' is {budget.trials}")
+        print(f"queued {many(len(queued), 'trial')}; the budget of '{study}' is {budget.trials}")
     elif extended.asked.trials:
-        say(f"nothing to do: the budget of '{study}' is {budget.trials} trials already")
+        say(f"nothing to do: the budget of '{study}' is {many(budget.trials, 'trial')} already")
     for note in extended.notes:
         say(f"note: {note}")
     raised = extended.asked.time or extended.asked.gpu_hours

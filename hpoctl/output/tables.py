@@ -13,7 +13,7 @@ from hpoctl.plan import Cost, JobArray, Plan
 from hpoctl.record import TaskState, TrialRecord, TrialState
 from hpoctl.space import SearchSpace
 from hpoctl.status import Status, WorkerStatus
-from hpoctl.words import Mode
+from hpoctl.words import Mode, many
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +113,7 @@ def status_text(status: Status) -> str:
         rows.append(("GPU-hours", f"{hours.allocated:.3g} allocated: {parts}{disputed}"))
     if status.spent is not None:
         pending = sum(worker.state is TaskState.PENDING for worker in status.workers)
-        leave = f": {pending} tasks that are pending leave as they start" if pending else ""
+        leave = f": {many(pending, 'pending task')} will leave at the start" if pending else ""
         rows.append(("budget", f"{status.spent}{leave}"))
     if status.stopped is not None:
         rows.append(("stopped", f"itself: {status.stopped.why}; see hpoctl failures"))
@@ -236,11 +236,11 @@ def array_lines(plan: Plan) -> Iterator[str]:
 
 def array_line(array: JobArray) -> str:
     """An array in words."""
-    parts = [f"array '{array.name}': {array.tasks} tasks"]
+    parts = [f"array '{array.name}': {many(array.tasks, 'task')}"]
     if array.at_once:
         parts.append(f"{array.at_once} at once")
     if array.trials_per_task:
-        parts.append(f"{array.trials_per_task} trials each")
+        parts.append(f"{many(array.trials_per_task, 'trial')} each")
     if array.after:
         parts.append(f"after {' and '.join(array.after)}")
     return ", ".join(parts)

@@ -119,8 +119,8 @@ def test_an_extended_study_is_worked_off_by_workers_that_are_attached(desk: Desk
     desk.say("workers", "add", "more", "-n", "2")
     desk.await_counts(complete=9)
     done = desk.hpoctl("extend", "more", "--trials", "10", "--workers", "4")
-    assert "queued 1 trials; the budget of 'more' is 10\nattached attached-2: " in done.stdout
-    assert "(1 tasks)" in done.stdout
+    assert "queued 1 trial; the budget of 'more' is 10\nattached attached-2: " in done.stdout
+    assert "(1 task)" in done.stdout
     desk.await_counts(complete=10)
 
 
@@ -211,7 +211,7 @@ def test_a_batch_system_that_refuses_workers_has_the_trials_queued(desk: Desk) -
     desk.hpoctl.env["PATH"] = str(desk.hpoctl.folder)  # without a Slurm
     for words in (["extend", "more", "--trials", "+2"], ["retry", "more"]):
         said = desk.say(*words, "--workers", "1", code=3)
-        assert "trials were queued, no worker was attached: " in said
+        assert "queued, no worker was attached: " in said
     assert desk.counts() == {"complete": 6, "waiting": 2}
 
 

@@ -40,11 +40,11 @@ _PLAIN = {
 }
 _HELD = {
     "JobHeldUser": "these are held, by you or by a job of yours",
-    "JobHeldAdmin": "an administrator holds these: ask why",
     "JobHoldMaxRequeue": "these were requeued so often that Slurm holds them",
     "launch failed requeued held": "these could not be started on their node and are held",
     "job requeued in": "these were requeued and are held, by you or by a job of yours",
 }
+_BY_ADMIN = "JobHeldAdmin"
 _NEVER = {
     "DependencyNeverSatisfied": "what these wait for can never come",
     "InvalidAccount": "their account is not valid",
@@ -116,7 +116,7 @@ def _delay(waiting: _Waiting, limits: Limits, used: Used) -> Delay:
         tasks=waiting.tasks,
         text=text,
         never=never,
-        start=one.start,
+        start=None if _is_held(reason) else one.start,
         changes=changes,
     )
 
@@ -132,6 +132,8 @@ def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
         return _held_by(cap, waiting, used(cap) if cap.shared else (), limits)
     if reason in _PLAIN:
         return _busy(waiting, limits)
+    if reason == _BY_ADMIN:
+        return "an administrator holds these, and only one can let them go: ask why", False, ()
     for known, text in _HELD.items():
         if reason.startswith(known):
             release = f"'scontrol release {' '.join(dict.fromkeys(_ids(waiting)))}' lets them go"
@@ -144,6 +146,11 @@ def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
     if (match := _LIMIT.fullmatch(reason)) and match["minutes"] == "Minutes":
         return "their account or QOS has used up what it was granted: ask for more", False, ()
     return f"Slurm says '{reason}': see {_PAGE}", False, ()
+
+
+def _is_held(reason: str) -> bool:
+    """Whether it has no start to expect; squeue shows the one before."""
+    return reason.startswith((_BY_ADMIN, *_HELD))
 
 
 def _ids(waiting: _Waiting) -> Iterator[str]:

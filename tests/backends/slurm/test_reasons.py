@@ -243,11 +243,18 @@ def test_every_other_reason_has_its_words_and_an_unknown_one_a_page(reason: str,
 
 
 @pytest.mark.parametrize(
-    "reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue"]
+    "reason", ["JobHeldUser", "launch failed requeued held", "JobHoldMaxRequeue"]
 )
 def test_held_tasks_are_let_go_by_their_ids(reason: str) -> None:
     (change,) = explain(reason, site()).changes
     assert change.effect == "'scontrol release 124' lets them go"
+
+
+def test_what_an_administrator_holds_no_user_can_let_go_and_no_start_is_expected() -> None:
+    held = replace(PENDING, reason="JobHeldAdmin", start="2026-01-02T00:00:00")
+    (delay,) = reasons.explain([held], site(), lambda _: [])
+    assert (delay.changes, delay.start) == ((), None)
+    assert "ask why" in delay.text
 
 
 def test_a_dependency_that_cannot_come_is_replaced() -> None:

@@ -163,6 +163,11 @@ def test_what_is_not_given_is_off() -> None:
     assert settings.read({"length_penalty": 2.0}, {"num_beams": 2}).fields["length_penalty"] == 2.0
 
 
+def test_numbers_may_be_written_without_a_point(infer: Infer) -> None:
+    whole = infer(temperature=2, repetition_penalty=2)
+    assert quality(whole) == quality(infer(temperature=2.0, repetition_penalty=2.0))
+
+
 def test_a_high_repetition_penalty_leaves_little_repetition(infer: Infer) -> None:
     without = infer(max_new_tokens=20)
     with_it = infer(max_new_tokens=20, repetition_penalty=5.0)
@@ -245,6 +250,15 @@ def test_more_than_the_model_can_read_is_infeasible(infer: Infer) -> None:
     [
         ({"inference": {"temprature": 1}}, "inference.temprature: unknown; did you mean 'temp"),
         ({"inference": {"num_beams": 0}}, "inference.num_beams: is 0"),
+        ({"inference": {"temperature": -1}}, "inference.temperature: is -1, but must be from 0 on"),
+        (
+            {"inference": {"top_p": 1.5}},
+            "inference.top_p: is 1.5, but must be from 0 on, at most 1",
+        ),
+        ({"inference": {"typical_p": 0}}, "inference.typical_p: is 0, but must be above 0"),
+        ({"inference": {"top_k": 2.5}}, "inference.top_k: is 2.5, but must be a whole number"),
+        ({"inference": {"min_p": "0.1"}}, "inference.min_p: .* number: write 0.1, without quotes"),
+        ({"inference": {"early_stopping": "no"}}, "inference.early_stopping: .* false or never"),
         ({"inference": {"do_sample": 1}}, "inference.do_sample: is 1, but must be true or false"),
         ({"model": {}}, "model.pretrained: is missing"),
         (

@@ -62,10 +62,11 @@ def check_word(name: str, value: str, words: Sequence[str]) -> None:
     raise ValueError(f"{name}: {value!r} is not known; {hint}")
 
 
-def check_number(name: str, value: object) -> None:
-    """Raises ValueError for what is no number; one in quotes is none."""
-    if not _fits(value, float):
+def check_number(name: str, value: object) -> float:
+    """A number. Raises ValueError for what is none; one in quotes is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: is {value!r}, but must be a number{_bare(value)}")
+    return float(value)
 
 
 def _bare(value: object) -> str:

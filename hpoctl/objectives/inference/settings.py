@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hpoctl.objectives.causal_lm.typed import check_number
 from hpoctl.objectives.causal_lm.values import check_names, whole
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -16,6 +18,16 @@ KNOWN = (
     *(*_BEAMS, *_ALWAYS),
     *("batch_size", "prompts", "prompt_length"),
 )
+_FROM_0_ON = ("top_k", "no_repeat_ngram_size", "min_new_tokens")
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, math.inf),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repetition_penalty": (0, math.inf),
+    "length_penalty": (-math.inf, math.inf),
+}
+_NOT_0 = ("typical_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +50,7 @@ def read(fixed: Mapping[str, object], searched: Mapping[str, object]) -> Setting
     """
     for group in (fixed, searched):
         check_names(group, KNOWN, "inference.")
-    given = {**fixed, **searched}
+    given = {name: _checked(name, value) for name, value in {**fixed, **searched}.items()}
     counts = {"max_new_tokens": 32, "num_beams": 1, "batch_size": 8, "prompts": 64}
     counts["prompt_length"] = 32
     whole_numbers = {
@@ -55,6 +67,23 @@ def read(fixed: Mapping[str, object], searched: Mapping[str, object]) -> Setting
     fields["num_beams"] = whole_numbers.pop("num_beams")
     fields["max_new_tokens"] = whole_numbers["max_new_tokens"]
     return Settings(fields=fields, **whole_numbers)
+
+
+def _checked(name: str, value: object) -> object:
+    """A value that transformers takes: it wants `2.0` where a user may write `2`."""
+    where = f"inference.{name}"
+    if name in _FROM_0_ON:
+        return whole(where, value, 0)
+    if name == "early_stopping" and not (isinstance(value, bool) or value == "never"):
+        raise ValueError(f"{where}: is {value!r}, but must be true, false or never")
+    if name not in _RANGES:
+        return value
+    number, (low, high) = check_number(where, value), _RANGES[name]
+    if not low <= number <= high or (number == 0 and name in _NOT_0):
+        least = f"above {low:g}" if name in _NOT_0 else f"from {low:g} on"
+        most = f", at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{where}: is {value!r}, but must be {least}{most}")
+    return number
 
 
 def _samples(given: Mapping[str, object]) -> bool:

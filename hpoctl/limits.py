@@ -133,10 +133,26 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The one machine that all tasks run on, where nobody else divides it among them."""
+
+    cpus: int
+    gpus: int
+
+    def holds(self, resources: Resources) -> int:
+        """How many such tasks it has room for, or one that is too large for it."""
+        fitting = self.cpus // resources.cpus
+        if each := resources.gpus.count:
+            fitting = min(fitting, self.gpus // each)
+        return max(1, fitting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the batch system allows; None and empty where it sets no limit or did not say."""
 
     version: str | None = None
+    machine: Machine | None = None
     tasks_per_array: int | None = None
     tasks_in_all: int | None = None
     user: str = ""

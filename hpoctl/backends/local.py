@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,26 +54,9 @@ def submit(
     executor = submitit.LocalExecutor(folder=run_dir.logs / "submitit")
     executor.update_parameters(timeout_min=_YEAR_MIN)
     devices = _devices(array.tasks, sweep.resources.gpus.count)
-    array = replace(array, at_once=at_once(array, sweep))
     with _detached(run_dir.logs / "submitit.log"):
         job = executor.submit(run_array, script, array, run_dir.logs, after, devices)
     return str(job.job_id)
-
-
-def at_once(array: JobArray, sweep: Sweep) -> int:
-    """How many tasks run at once: what the array says, else all.
-
-    Of the tasks of `batch` whose number nobody chose, no more than this machine has cores or GPUs
-    for: sixty trials must not load sixty models.
-    """
-    if array.at_once is not None:
-        return array.at_once
-    if array.trials_per_task is None or sweep.workers is not None:
-        return array.tasks
-    room = len(os.sched_getaffinity(0)) // sweep.resources.cpus
-    if each := sweep.resources.gpus.count:
-        room = min(room, len(visible_gpus()) // each)
-    return max(1, min(room, array.tasks))
 
 
 def _devices(tasks: int, each: int) -> list[str | None]:
@@ -234,10 +216,11 @@ def cancel(ids: Sequence[str], run_dir: RunDir) -> None:
 
 
 def limits(newer_than: float) -> Limits:
-    """This machine sets none."""
-    from hpoctl.limits import Limits
+    """This machine has room for so much; nothing is refused."""
+    from hpoctl.limits import Limits, Machine
 
-    return Limits()
+    machine = Machine(cpus=len(os.sched_getaffinity(0)), gpus=len(visible_gpus()))
+    return Limits(machine=machine)
 
 
 def withdraw(ids: Sequence[str], run_dir: RunDir) -> None:

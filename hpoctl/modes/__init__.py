@@ -24,10 +24,22 @@ def plan(sweep: Sweep, limits: Limits, mode: Mode | None = None) -> Plan:
 
     Raises ConfigError where it cannot run like that.
     """
-    planned = PLANNERS[mode or sweep.mode or choose(sweep)](sweep)
+    mode = mode or sweep.mode or choose(sweep)
+    planned = PLANNERS[mode](_counted(sweep, limits) if mode is Mode.BATCH else sweep)
     return fit(planned, sweep.resources, limits, max_running=sweep.max_running)
 
 
 def choose(sweep: Sweep) -> Mode:
     """`auto`: async for a sampler that learns, batch where all points are known before."""
     return Mode.ASYNC if isinstance(sweep.sampler, Learning) else Mode.BATCH
+
+
+def _counted(sweep: Sweep, limits: Limits) -> Sweep:
+    """The sweep with the workers that one machine has room for, where nobody chose their number.
+
+    Sixty trials must not load sixty models there.
+    """
+    machine = limits.machine
+    if machine is None or sweep.workers is not None or isinstance(sweep.sampler, Learning):
+        return sweep
+    return sweep.model_copy(update={"workers": machine.holds(sweep.resources)})

@@ -14,7 +14,7 @@ import pytest
 
 from hpoctl.assets import read
 from hpoctl.backends import local
-from hpoctl.limits import Limits
+from hpoctl.limits import Limits, Machine
 from hpoctl.plan import JobArray
 from hpoctl.record import TaskState
 from hpoctl.rundir import RunDir, Submission
@@ -118,14 +118,12 @@ def test_a_throttle_lets_only_so_many_tasks_run_at_once(
     assert max(int(line) for line in (place / "most").read_text().split()) == 2
 
 
-def test_tasks_that_nobody_counted_are_no_more_at_once_than_the_machine_has_room_for() -> None:
-    cores = len(os.sched_getaffinity(0))
-    batch = JobArray(name="round-1", tasks=1000, trials_per_task=1)
-    assert local.at_once(batch, make_sweep()) == cores
-    assert local.at_once(batch, make_sweep(resources={"cpus": cores})) == 1
-    assert local.at_once(batch, make_sweep(workers=1000)) == 1000
-    assert local.at_once(JobArray(name="attached-1", tasks=9), make_sweep()) == 9
-    assert local.at_once(JobArray(name="a", tasks=9, at_once=3), make_sweep()) == 3
+def test_this_machine_has_room_for_as_many_tasks_as_it_has_cores_and_gpus_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    limits, cores = local.limits(newer_than=0.0), len(os.sched_getaffinity(0))
+    assert limits == Limits(machine=Machine(cpus=cores, gpus=3))
 
 
 def test_an_array_waits_for_the_one_before_it(
@@ -241,7 +239,6 @@ def test_an_array_outlives_its_submitter_and_does_not_hold_its_pipe(
     assert events(place, "end") == [f"{id_}_0"]
 
 
-def test_this_machine_sets_no_limits_and_knows_no_lost_array() -> None:
-    assert local.limits(newer_than=0.0) == Limits()
+def test_this_machine_has_room_for_any_number_and_knows_no_lost_array() -> None:
     assert local.room(()) is None
     assert local.find(Path("/r/a.sh")) is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpoctl import modes
-from hpoctl.limits import Limits
+from hpoctl.limits import Limits, Machine
 from hpoctl.space import Int, SearchSpace
 from hpoctl.sweep import Sweep
 from hpoctl.words import Mode
@@ -59,3 +61,34 @@ def test_auto_is_async_for_a_sampler_that_learns_and_batch_for_points_known_befo
 
 def test_every_mode_has_a_planner() -> None:
     assert set(modes.PLANNERS) == set(Mode)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at_once"),
+    [
+        ({}, 8),
+        ({"resources": {"cpus": 3}}, 2),
+        ({"resources": {"gpus": 2}}, 1),
+        ({"resources": {"cpus": 99}}, 1),
+        ({"workers": 20}, 20),
+        ({"workers": 99}, None),
+    ],
+)
+def test_one_machine_runs_no_more_tasks_at_once_than_it_has_room_for(
+    changes: dict[str, object], at_once: int | None
+) -> None:
+    whole = sweep(
+        60, sampler="random", mode="batch", estimate={"trial": "10m", "startup": "1m"}, **changes
+    )
+    planned = modes.plan(whole, Limits(machine=Machine(cpus=8, gpus=3)))
+    assert [array.at_once for array in planned.arrays] == [at_once]
+    waves = -(-60 // (at_once or 60))
+    assert planned.cost is not None
+    assert planned.cost.makespan == waves * timedelta(minutes=11)
+
+
+def test_rounds_and_workers_of_other_modes_are_as_many_as_the_sweep_says() -> None:
+    machine = Limits(machine=Machine(cpus=8, gpus=0))
+    for changes in ({"mode": "batch", "sampler": "tpe"}, {"mode": "async", "sampler": "random"}):
+        arrays = modes.plan(sweep(4, **changes), machine).arrays
+        assert {array.tasks for array in arrays} == {1}

@@ -27,7 +27,7 @@ from hpoctl.control.winners import chosen, metric_place, winners
 from hpoctl.errors import ConfigError, StudyError
 from hpoctl.record import TrialRecord, TrialState
 from hpoctl.rundir import RunDir
-from hpoctl.words import OriginKind
+from hpoctl.words import OriginKind, many
 
 _OF_THE_MEMBERS = ("objective", "search_space", "metrics", "command")
 _MODEL = "model"  # the folder that a trial leaves its model in
@@ -143,7 +143,8 @@ def _text(wanted: TrainRequest, opened: OpenRun, name: str) -> str:
     if wanted.members is not None and len(found) < max(2, wanted.members):
         of = "" if wanted.by is None else " on the front"
         raise ConfigError(
-            f"--ensemble {wanted.members}: there are {len(found)} different trials{of}"
+            f"--ensemble {wanted.members}: complete is no more than"
+            f" {many(len(found), 'different trial')}{of}"
         )
     origin = _origin(OriginKind.FINAL, wanted, opened, found)
     derived = derive.final(tree, [record.params for record in found], origin, study=name)

@@ -33,10 +33,9 @@ fi
 HPOCTL_SUPERVISOR="$$ $(readlink /proc/self/ns/pid)" # a number, and where it counts
 export HPOCTL_SUPERVISOR
 hpoctl_walltime_s=${HPOCTL_WALLTIME_S:-}
-hpoctl_worker='' hpoctl_interrupted='' hpoctl_told=''
+hpoctl_worker='' hpoctl_told=''
 
 hpoctl_pass_on() {
-  hpoctl_interrupted=yes
   [[ $1 == CONT ]] || hpoctl_told=$1
   [[ -z $hpoctl_worker ]] || kill -s "$1" "$hpoctl_worker" 2>/dev/null
 }
@@ -54,11 +53,17 @@ while :; do
   { trap '' INT QUIT && hpoctl_run "$HPOCTL_PYTHON" -m hpoctl worker "$HPOCTL_RUN_DIR"; } &
   hpoctl_worker=$!
   [[ -z $hpoctl_told ]] || kill -s "$hpoctl_told" "$hpoctl_worker" # told to leave just before
-  hpoctl_interrupted=yes
-  while [[ -n $hpoctl_interrupted ]]; do # a signal ends the waiting, not the worker
-    hpoctl_interrupted=''
+  while kill -0 "$hpoctl_worker" 2>/dev/null; do # a signal ends the waiting, not the worker
+    wait "$hpoctl_worker"
+  done
+  # bash remembers how it ended, but may answer once more with a signal that came before.
+  for _ in 1 2 3; do
     wait "$hpoctl_worker"
     hpoctl_code=$?
+    case $hpoctl_code in
+      130 | 140 | 143 | 146) ;; # 128 and INT, USR2, TERM, CONT
+      *) break ;;
+    esac
   done
 
   hpoctl_worker='' # its id may be another's soon

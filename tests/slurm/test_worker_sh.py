@@ -6,9 +6,11 @@ The worker is a program of a few lines here; `tests/integration/test_supervisor.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,15 @@ echo "$life $$ $HPOCTL_WALLTIME_S" >> lives
 if [ -e "life-$life" ]; then . "./life-$life"; else . ./life; fi
 """
 # Lets a minute pass in each life.
-AGE = 'wait() { builtin wait "$@"; set -- $?; SECONDS=$((SECONDS + 60)); return "$1"; }'
+AGE = """\
+wait() {
+  builtin wait "$1"
+  local code=$?
+  [[ $1 == "$aged" ]] || SECONDS=$((SECONDS + 60))
+  aged=$1
+  return "$code"
+}
+"""
 AWAIT_SIGNAL = """\
 trap 'echo TERM >> heard; exit 3' TERM
 trap 'echo USR2 >> heard; exit 3' USR2
@@ -159,6 +169,25 @@ def test_a_signal_that_tells_nobody_to_leave_leaves_the_worker_running(task: Tas
         os.kill(int(task.lives()[0][1]), signal.SIGKILL)
         assert started.wait(timeout=20) == 0
     assert len(task.lives()) == 2
+
+
+def test_signals_in_quick_succession_do_not_end_the_task_before_its_worker(task: Task) -> None:
+    # Slurm sends CONT and TERM within a millisecond, and at a walltime's end USR2 before them.
+    # bash's `wait` may then answer with a signal whose trap has run already.
+    task.program(does="trap '' TERM USR2 CONT; touch ready-$$; sleep 1.5; touch done-$$; exit 7\n")
+    shells = [task.start() for _ in range(8)]
+    wait_until(lambda: len([*task.folder.glob("ready-*")]) == len(shells))
+    chance = random.Random(1)
+    for _ in range(25):
+        for number in (signal.SIGUSR2, signal.SIGCONT, signal.SIGTERM):
+            for shell in shells:
+                shell.send_signal(number)
+            time.sleep(chance.random() * chance.choice([1e-5, 1e-4, 1e-3]))
+        time.sleep(0.02)
+    for shell in shells:
+        shell.communicate(timeout=30)
+    assert [shell.returncode for shell in shells] == [7] * len(shells)
+    assert len([*task.folder.glob("done-*")]) == len(shells)
 
 
 def test_a_worker_that_is_killed_after_it_was_told_to_leave_is_not_started_again(

@@ -75,7 +75,7 @@ class Conclusions:
 
     def _is_broken(self, ended: Sequence[AttemptRecord]) -> bool:
         node, known = self.worker.node, self.past.bad_nodes()
-        why = known.get(node) or why_avoid(node, ended)
+        why = known.get(node) or why_avoid(node, ended, known)
         if why is None:
             return False
         self._reason = self._of_node(why)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpoctl.record import AttemptRecord
@@ -144,10 +144,13 @@ def why_stop(attempts: Sequence[AttemptRecord], stop_after: int, *, since: float
     return f"{stop_after} trials in a row failed alike: {failed[-1].cause}: {_short(failed[-1])}"
 
 
-def why_avoid(node: str, attempts: Sequence[AttemptRecord]) -> str | None:
+def why_avoid(
+    node: str, attempts: Sequence[AttemptRecord], avoided: Collection[str] = ()
+) -> str | None:
     """Why a node should be avoided: its last attempts failed as none did on any other node.
 
-    And other nodes have had successes meanwhile: a sweep on one node has nowhere else to go.
+    And a node that is not `avoided` already has had successes meanwhile: a sweep must have
+    somewhere else to go.
     """
     here = [attempt for attempt in attempts if attempt.node == node][-_IN_A_ROW:]
     elsewhere = [attempt for attempt in attempts if attempt.node != node]
@@ -156,7 +159,7 @@ def why_avoid(node: str, attempts: Sequence[AttemptRecord]) -> str | None:
         return None
     if signature(failed[0]) in {signature(attempt) for attempt in elsewhere}:
         return None
-    if not any(attempt.succeeded for attempt in elsewhere):
+    if not any(attempt.succeeded and attempt.node not in avoided for attempt in elsewhere):
         return None
     said = f"{failed[-1].cause}: {_short(failed[-1])}"
     return f"{_IN_A_ROW} trials in a row failed there, and nowhere else, by {said}"

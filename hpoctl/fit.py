@@ -26,6 +26,7 @@ from hpoctl.limits import (
     needs,
     partition_named,
     quality,
+    usage_factor,
     walltime_caps,
 )
 from hpoctl.plan import JobArray, Plan
@@ -42,14 +43,18 @@ def refuse(resources: Resources, limits: Limits) -> None:
     ask = demand(resources, limits)
     if ask.exclude_checks:  # its own flags say something that we do not read
         return
-    offers = ask.partitions or (None,)
-    problems = [next(_problems(ask, offer, limits), None) for offer in offers]
+    problems = [problem(ask, offer, limits) for offer in ask.partitions or (None,)]
     if all(problems):
-        raise ConfigError(next(problem for problem in problems if problem))
+        raise ConfigError(next(text for text in problems if text))
+
+
+def problem(ask: Demand, offer: str | None, limits: Limits) -> str | None:
+    """What keeps a worker from ever starting in a partition, if anything does."""
+    return next(_problems(ask, offer, limits), None)
 
 
 def _problems(ask: Demand, offer: str | None, limits: Limits) -> Iterator[str]:
-    """What keeps a worker from ever starting in a partition, the first reason first."""
+    """All that does, the first reason first."""
     where = partition_named(limits, offer) if offer else None
     if offer and where is None and limits.partitions:
         hint = nearest(offer, [partition.name for partition in limits.partitions])
@@ -167,16 +172,19 @@ def _walltime_problems(ask: Demand, offer: str | None, limits: Limits) -> Iterat
 
 def _cap_problems(ask: Demand, where: Partition | None, limits: Limits) -> Iterator[str]:
     """Limits that one worker alone would pass."""
-    has = needs(ask, where, limits)
-    for cap in caps(limits, ask, where.name if where else None):
-        if cap.measure is Measure.WALLTIME or cap.cost(has, ask.minutes) <= cap.value:
+    offer, has = where.name if where else None, needs(ask, where, limits)
+    qos = quality(limits, ask, offer)
+    factor = usage_factor(limits, qos)
+    for cap in caps(limits, ask, offer):
+        cost = cap.cost(has, ask.minutes, factor)
+        if cap.measure is Measure.WALLTIME or cost <= cap.value:
             continue
         each = has.get(cap.resource, 1)
         if cap.measure is Measure.MINUTES:
-            longest = int(cap.value / each)
+            longest = int(cap.value / (each * factor))
             way = f"use time: {span(longest)}" if longest else "ask for less"
-            asks = f"{_number(each)} {unit(cap)} for {span(ask.minutes)}"
-            minutes = f"{_number(each * ask.minutes)} {unit(cap)}-minutes"
+            asks = f"{_number(each)} {unit(cap)} for {span(ask.minutes)}{how_counted(qos, factor)}"
+            minutes = f"{_number(cost)} {unit(cap)}-minutes"
             text = f"one worker asks for {asks}, {minutes}; {allowance(cap)}: {way}"
         else:
             asks = f"one worker asks for {_number(each)} {unit(cap)}"
@@ -203,6 +211,11 @@ def allowance(cap: Cap) -> str:
         Measure.WALLTIME: f"allows a task {span(cap.value)}",
     }[cap.measure]
     return f"{cap.holder} {what} ({cap.name})"
+
+
+def how_counted(qos: str | None, factor: float) -> str:
+    """How a QOS counts minutes, where it is not once."""
+    return "" if factor == 1 else f" under QOS {qos}, which counts each minute {factor:g} times"
 
 
 def unit(cap: Cap) -> str:
@@ -324,22 +337,23 @@ def _waits(
     offer = ask.partitions[0] if ask.partitions else None
     has = needs(ask, partition_named(limits, offer) if offer else None, limits)
     shared = [cap for cap in holding if cap.shared and cap.measure is not Measure.SUBMITTED]
-    for cap in sorted(shared, key=lambda cap: cap.value / (cap.cost(has, ask.minutes) or 1e-9)):
-        cost = cap.cost(has, ask.minutes)
+    factor = usage_factor(limits, quality(limits, ask, offer))
+    costs = [(cap, cap.cost(has, ask.minutes, factor)) for cap in shared]
+    for cap, cost in sorted(costs, key=lambda pair: pair[0].value / (pair[1] or 1e-9)):
         if not cost or cap.value >= workers * cost:
             continue
         text = f"of {workers:,} workers {int(cap.value // cost):,} run at once: {allowance(cap)}"
         if cap.measure is Measure.MINUTES:
             text += f", one asks for {_number(cost)}"
             held = max(1, min(workers, places(ask, limits)))
-            if shorter := int(cap.value / (held * has[cap.resource])):
+            if shorter := int(cap.value / (held * has[cap.resource] * factor)):
                 text += f"; with time: {span(shorter)} {_all(workers, held)} run at once"
         yield text
         return  # the tightest says enough
 
 
 def _all(workers: int, held: float) -> str:
-    return "all" if held == workers else f"{held:,}, which is all that the nodes hold,"
+    return "all" if held == workers else f"all {held:,} that the nodes hold"
 
 
 def at_once(plan: Plan) -> int:

@@ -132,6 +132,8 @@ def test_a_node_on_which_trials_die_as_nowhere_else_is_avoided() -> None:
     assert failures.why_avoid("n2", dead) is None, "there is no other node"
     assert failures.why_avoid("n2", [well, *dead[:2]]) is None
     assert failures.why_avoid("n2", [*dead, attempt(9, node="n2"), well]) is None
+    assert failures.why_avoid("n2", [well, *dead], {"n3"}) == why
+    assert failures.why_avoid("n2", [well, *dead], {"n1"}) is None, "no other node is left"
     seen = attempt(7, "RuntimeError: CUDA error: ECC")
     assert failures.why_avoid("n2", [well, seen, *dead]) is None, "another node shows it too"
 

@@ -245,9 +245,24 @@ def test_what_starts_but_not_all_at_once_is_a_note_with_the_time_that_would_do()
     )
 
 
+def test_minutes_are_reckoned_as_often_as_the_qos_counts_them() -> None:
+    here = with_account(MINUTES)
+    limits = replace(here, qos=(Qos(name="normal", usage_factor=2),))
+    large = replace(limits, nodes=(replace(SITE.nodes[0], count=5),))
+    (note,) = fitted(large, JobArray(name="w", tasks=20), gpus=1, time="1h").notes
+    assert note.startswith("of 20 workers 5 run at once")
+    assert note.endswith("one asks for 120; with time: 15m all run at once")
+    assert refusal(limits, gpus=1, time="6h") == (
+        "resources: one worker asks for 1 GPU for 6h under QOS normal, which counts each minute 2"
+        " times, 720 GPU-minutes; account lab may have 600 GPU-minutes running (GrpTRESRunMins):"
+        " use time: 5h"
+    )
+    fit.refuse(Resources.model_validate({"gpus": 1, "time": "5h"}), limits)
+
+
 def test_a_note_promises_no_more_than_the_nodes_hold() -> None:
     (note,) = fitted(with_account(MINUTES), JobArray(name="w", tasks=20), gpus=1, time="2h").notes
-    assert note.endswith("with time: 1h 10, which is all that the nodes hold, run at once")
+    assert note.endswith("with time: 1h all 10 that the nodes hold run at once")
 
 
 def test_the_tightest_of_several_limits_is_noted() -> None:

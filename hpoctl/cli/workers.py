@@ -43,6 +43,16 @@ def list_(study: str, form: str) -> None:
 
 @workers.command()
 @click.argument("study")
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+def trust(study: str, nodes: tuple[str, ...]) -> None:
+    """Let trials of STUDY run again on nodes that it avoids, once they are mended."""
+    control.trust_nodes(study, nodes)
+    output.say(f"'{study}' uses {' and '.join(nodes)} again")
+    output.suggest(f"workers list {output.shell_word(study)}")
+
+
+@workers.command()
+@click.argument("study")
 @formatted
 def drain(study: str, form: str) -> None:
     """Let every worker of STUDY finish its trial and leave; waiting trials stay queued."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpoctl.control.attach import add_workers, cancel, drain_workers
+    from hpoctl.control.attach import add_workers, cancel, drain_workers, trust_nodes
     from hpoctl.control.confirmation import (
         Confirmation,
         ConfirmRequest,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from hpoctl.control.tuning import TuneRequest, submit_tuning, tune
 
 _HOMES = {
-    "attach": ("add_workers", "cancel", "drain_workers"),
+    "attach": ("add_workers", "cancel", "drain_workers", "trust_nodes"),
     "confirmation": (
         "Confirmation",
         "ConfirmRequest",
@@ -135,6 +135,7 @@ __all__ = [
     "submit",
     "submit_tuning",
     "train",
+    "trust_nodes",
     "tune",
     "write_report",
 ]

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from hpoctl import status
 from hpoctl.arrays import Feeder, full, give_up, hand_over, join, left
+from hpoctl.backends import slurm
 from hpoctl.control.opened import OpenRun, Submitted, open_run
 from hpoctl.control.repair import repair_run
-from hpoctl.errors import BatchSystemError
+from hpoctl.errors import BatchSystemError, StudyError
 from hpoctl.plan import JobArray
 from hpoctl.record import TrialState
 from hpoctl.rundir import RunDir, Submission
 from hpoctl.study.location import Kind
 from hpoctl.throttle import Place, share
+from hpoctl.words import BackendName, nearest
 
 if TYPE_CHECKING:
     from hpoctl.limits import Limits
@@ -200,6 +202,26 @@ def drain_workers(study: str) -> None:
     opened = open_run(study)
     opened.refuse_strangers()
     opened.store().drain(time.time())
+
+
+def trust_nodes(study: str, nodes: Sequence[str]) -> None:
+    """Lets trials run again on nodes that the study avoids, also those of tasks that wait.
+
+    Raises StudyError, before anything is changed, for a node that it does not avoid.
+    """
+    opened = open_run(study)
+    opened.refuse_strangers()
+    past = opened.store().past
+    avoided = past.bad_nodes()
+    for node in nodes:
+        if node not in avoided:
+            known = nearest(node, [*avoided]) if avoided else "it avoids none"
+            raise StudyError(f"study '{opened.run.study}' does not avoid node '{node}'; {known}")
+    for node in nodes:
+        past.trust(node)
+    if opened.run.backend is BackendName.SLURM:
+        rest = [node for node in avoided if node not in nodes]
+        slurm.exclude(opened.ids(), rest, opened.sweep(), opened.run_dir)
 
 
 def cancel(study: str) -> Submitted:

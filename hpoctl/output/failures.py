@@ -29,6 +29,9 @@ def show_failures(found: Failures, form: Format) -> None:
     orders = orders_text(found.stop, found.bad_nodes)
     print("\n\n".join(text for text in (failures_text(found.groups), orders) if text))
     study = shell_word(found.study)
+    if found.bad_nodes:
+        nodes = " ".join(found.bad_nodes)
+        say(f"once a node is mended: hpoctl workers trust {study} {nodes}")
     again = f"   (once it is mended: retry {study})"
     if all(group.cause in OF_THE_CLUSTER for group in found.groups):
         again = ""  # nothing is to be mended in the sweep

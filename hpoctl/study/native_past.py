@@ -53,6 +53,10 @@ class NativePast:
         """Excludes a node for this study."""
         self.storage.set_study_system_attr(self.study_id, f"{BAD_NODE_KEY}{node}", why)
 
+    def trust(self, node: str) -> None:
+        """Takes that back."""
+        self.storage.set_study_system_attr(self.study_id, f"{BAD_NODE_KEY}{node}", None)
+
     def bad_nodes(self) -> Mapping[str, str]:
         """The nodes that are excluded, and why."""
         return read_bad_nodes(self.storage.get_study_system_attrs(self.study_id))

@@ -105,6 +105,10 @@ class RelationalPast:
         """Excludes a node for this study."""
         self.database.run(self.sql.keep_attr(f"{BAD_NODE_KEY}{node}", why))
 
+    def trust(self, node: str) -> None:
+        """Takes that back."""
+        self.database.run(self.sql.keep_attr(f"{BAD_NODE_KEY}{node}", None))
+
     def bad_nodes(self) -> Mapping[str, str]:
         """The nodes that are excluded, and why."""
         return read_bad_nodes(self._attrs())
@@ -120,11 +124,11 @@ def read_stop(attrs: Mapping[str, object]) -> Stop | None:
 
 
 def read_bad_nodes(attrs: Mapping[str, object]) -> Mapping[str, str]:
-    """The nodes that a study avoids, from its system attributes."""
+    """The nodes that a study avoids, from its system attributes; none of those trusted again."""
     return {
         key.removeprefix(BAD_NODE_KEY): str(why)
         for key, why in attrs.items()
-        if key.startswith(BAD_NODE_KEY)
+        if key.startswith(BAD_NODE_KEY) and why is not None
     }
 
 

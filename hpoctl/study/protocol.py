@@ -210,6 +210,9 @@ class Past(Protocol):
     def avoid(self, node: str, why: str) -> None:
         """Excludes a node for this study."""
 
+    def trust(self, node: str) -> None:
+        """Takes that back."""
+
     def bad_nodes(self) -> Mapping[str, str]:
         """The nodes that are excluded, and why."""
 

@@ -1,4 +1,4 @@
-"""Two language models trained side by side on Slurm: the losses fall, the times overlap."""
+"""Language models on Slurm: two that train at the same moment, and one whose task is cut short."""
 
 from __future__ import annotations
 
@@ -17,12 +17,39 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
+SIDE_BY_SIDE = """
+import pathlib, time
+from hpoctl.objectives import causal_lm
+
+prepare = causal_lm.prepare
+MET = pathlib.Path(__file__).with_name("met")
+
+
+class Meeting:
+    def __init__(self, trial):
+        self.trial = trial
+
+    def __getattr__(self, name):
+        return getattr(self.trial, name)
+
+    def report(self, value, step, **extra):
+        self.trial.report(value, step, **extra)
+        (MET / str(self.trial.number)).touch()
+        while len(list(MET.iterdir())) < 2:
+            time.sleep(0.05)
+
+
+def objective(trial):
+    return causal_lm.objective(Meeting(trial))
+"""
+
+
 def test_two_tasks_learn_side_by_side_from_one_text(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(
         "postgresql",
         mode="batch",
         trials_per_task=1,
-        objective="hpoctl.objectives.causal_lm",
+        objective="side_by_side",
         objective_args={
             "dataset": {"builtin": "pydoc", "block_size": 32, "vocab_size": 300, "max_blocks": 400},
             "model": {"num_layers": 1, "num_heads": 2, "ff_dim": 64, "dropout": 0.0},
@@ -36,8 +63,10 @@ def test_two_tasks_learn_side_by_side_from_one_text(make_sweep: MakeSweep) -> No
         metrics=[{"name": "eval_loss"}],
         budget=None,
     )
+    (sweep.hpoctl.folder / "side_by_side.py").write_text(SIDE_BY_SIDE)
+    (sweep.hpoctl.folder / "met").mkdir()
     ids = sweep.submit()
-    sweep.await_finished(2, deadline_s=240)
+    sweep.await_finished(2, deadline_s=240)  # each waits for the other
     trials = sweep.trials()
     logs = [(sweep.run_dir.trial(n) / "log.txt").read_text() for n in (0, 1)]
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2, logs

@@ -205,37 +205,58 @@ def follow(sweep: Sweep, change: dict[str, Any]) -> None:
         sweep.ask(*words)
 
 
+def shorter(sweep: Sweep) -> dict[str, Any]:
+    """The advice that is last of those on the walltime."""
+    changes: list[dict[str, Any]] = advised(sweep)["changes"]
+    return [change for change in changes if change["effect"].startswith("with --time")][-1]
+
+
 def states(slurm: Slurm, account: str) -> list[str]:
     return slurm.ask("squeue", "-h", "-r", "-A", account, "-o", "%T").split()
 
 
+@pytest.mark.parametrize(
+    ("qos", "factor", "time", "counted"),
+    [
+        ("normal", 1, "30m", ""),
+        ("double", 2, "15m", " under QOS double, which counts each minute 2 times"),
+    ],
+)
 def test_with_the_walltime_that_why_computes_all_workers_run_at_once(
-    make_sweep: MakeSweep, slurm: Slurm
+    qos: str, factor: int, time: str, counted: str, make_sweep: MakeSweep, slurm: Slurm
 ) -> None:
-    slurm.add_account("minutes", "GrpTRESRunMins=gres/gpu=240")
+    account, at_first = f"minutes-{qos}", 2 // factor
+    slurm.add_account(account, "GrpTRESRunMins=gres/gpu=240")
+    if factor > 1:
+        slurm.ask("sacctmgr", "-i", "add", "qos", qos, f"UsageFactor={factor}")
+        slurm.ask("sacctmgr", "-i", "modify", "account", account, "set", f"qos+={qos}")
     sweep = make_sweep(
         "journal",
         mode="async",
         workers=8,
         budget={"trials": 500},
         objective_args={"seconds": 3.0, "steps": 2},
-        resources={"time": "2h", "account": "minutes", "gpus": 1},
+        resources={"time": "2h", "account": account, "qos": qos, "gpus": 1},
     )
     (note, *_) = sweep.ask_json("check", "sweep.yaml")["notes"]
-    assert note.startswith("of 8 workers 2 run at once: account minutes may have 240 GPU-minutes")
+    assert note.startswith(
+        f"of 8 workers {at_first} run at once: account {account} may have 240 GPU-minutes running"
+        f" (GrpTRESRunMins), one asks for {120 * factor}; with time: {time} all"
+    )
     sweep.submit()
-    wait_for(lambda: states(slurm, "minutes").count("RUNNING") == 2, 60, "two workers run")
+    wait_for(lambda: states(slurm, account).count("RUNNING") == at_first, 60, "the first run")
     wait_for(lambda: "AssocGrpGRESRunMinutes" in sweep.ask("why"), 30, "Slurm says why")
     delay = advised(sweep)
     assert delay["text"].startswith(
-        "6 workers x 2h x 1 GPU ask for 720 GPU-minutes; account minutes may have 240 GPU-minutes"
-        " running (GrpTRESRunMins)"
+        f"{8 - at_first} workers x 2h x 1 GPU{counted} ask for {(8 - at_first) * 120 * factor:,}"
+        f" GPU-minutes; account {account} may have 240 GPU-minutes running (GrpTRESRunMins), and"
+        " 240 are taken (all by this study)"
     )
-    change = delay["changes"][-1]
-    assert change["effect"].startswith("with --time 30m all 8 run at once")
+    change = shorter(sweep)
+    assert change["effect"].startswith(f"with --time {time} all 8 run at once")
     try:
         follow(sweep, change)
-        wait_for(lambda: states(slurm, "minutes") == ["RUNNING"] * 8, 90, "all eight run")
+        wait_for(lambda: states(slurm, account) == ["RUNNING"] * 8, 90, "all eight run")
         assert sweep.ask_json("why", "a-study")["delays"] == []
     finally:
         sweep.ask("cancel", "a-study")
@@ -261,6 +282,39 @@ def test_with_the_walltime_that_why_computes_those_that_wait_start_beside_the_ot
     try:
         follow(sweep, change)
         wait_for(lambda: states(slurm, "billing") == ["RUNNING"] * 6, 60, "all six run")
+    finally:
+        sweep.ask("cancel", "a-study")
+
+
+def test_under_the_qos_that_why_names_all_workers_run_at_once(
+    make_sweep: MakeSweep, slurm: Slurm
+) -> None:
+    slurm.add_account("choice")
+    for name, limits in (("tight", ["GrpTRES=cpu=1"]), ("scavenge", ["UsageFactor=0.5"])):
+        slurm.ask("sacctmgr", "-i", "add", "qos", name, *limits)
+    slurm.ask("sacctmgr", "-i", "modify", "qos", "high", "set", "preempt=normal,scavenge")
+    where = ("where", "name=root", "account=choice")
+    qos = ("qos=tight,scavenge", "defaultqos=tight")
+    slurm.ask("sacctmgr", "-i", "modify", "user", *where, "set", *qos)
+    sweep = make_sweep(
+        "journal",
+        mode="async",
+        workers=3,
+        budget={"trials": 500},
+        objective_args={"seconds": 3.0, "steps": 2},
+        resources={"time": "10m", "account": "choice"},
+    )
+    sweep.submit()
+    wait_for(lambda: "QOSGrpCpuLimit" in sweep.ask("why"), 60, "Slurm says why")
+    wait_for(lambda: states(slurm, "choice").count("RUNNING") == 1, 60, "one worker runs")
+    change = advised(sweep)["changes"][-1]
+    assert change["effect"] == (
+        "under QOS scavenge no limit holds them back; jobs of QOS high may preempt them; their"
+        " hours count 0.5 times"
+    )
+    try:
+        follow(sweep, change)
+        wait_for(lambda: states(slurm, "choice") == ["RUNNING"] * 3, 60, "all three run")
     finally:
         sweep.ask("cancel", "a-study")
 
@@ -325,7 +379,7 @@ def test_another_jobs_share_of_the_account_is_counted(make_sweep: MakeSweep, slu
             "2 workers x 5m x 1 CPU ask for 2 CPU; account shared may use 3 CPU at once (GrpTRES),"
             " and 3 are taken"
         )
-        (change,) = advised(sweep)["changes"]
+        change = advised(sweep)["changes"][0]
         assert re.fullmatch(r"room for one is free in [89]m at the latest.*", change["effect"])
     finally:
         slurm.ask("scancel", other)

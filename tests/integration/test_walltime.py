@@ -145,7 +145,21 @@ def objective(trial):
 """
 
 
-def test_a_node_that_breaks_trials_gets_no_more_of_them(make_sweep: MakeSweep) -> None:
+MEETS = """
+import os, pathlib, time
+def objective(trial):
+    met = pathlib.Path(__file__).with_name("met")
+    if os.environ["HPOCTL_NODE"] == "n2":
+        met.touch()
+    while not met.exists():
+        time.sleep(0.1)
+    return 1.0
+"""
+
+
+def test_a_node_that_breaks_trials_gets_no_more_of_them_until_it_is_trusted(
+    make_sweep: MakeSweep,
+) -> None:
     sweep = make_sweep(
         "postgresql",
         mode="batch",
@@ -174,3 +188,16 @@ def test_a_node_that_breaks_trials_gets_no_more_of_them(make_sweep: MakeSweep) -
     assert "#SBATCH --exclude=n2" in script
     sweep.await_finished(30)
     assert sweep.status()["bad_nodes"].keys() == {"n2"}
+    trust = "workers trust a-study n2"
+    assert f"once a node is mended: hpoctl {trust}" in sweep.hpoctl("failures", "a-study").stderr
+    (sweep.hpoctl.folder / "mine.py").write_text(MEETS)
+    sweep.ask("extend", "a-study", "--trials", "+2", "--workers", "2")
+    slurm = sweep.slurm
+    assert slurm is not None
+    waiting = ("squeue", "--me", "-h", "-t", "PD", "-o", "%i")
+    wait_for(lambda: len(slurm.ask(*waiting).splitlines()) == 1, 60, "one waits, kept from n2")
+    assert "does not avoid node 'n1'" in sweep.hpoctl(*trust.split(), "n1", code=4).stderr
+    assert sweep.status()["bad_nodes"].keys() == {"n2"}
+    sweep.ask(*trust.split())
+    sweep.await_finished(32)
+    assert sweep.status()["bad_nodes"] == {}

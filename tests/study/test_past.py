@@ -159,6 +159,10 @@ def test_a_stop_and_the_nodes_to_avoid_reach_every_worker_and_the_status(
     assert other.past.bad_nodes() == {"n2": "ECC", "n3": "ECC"}
     summary = summarize(location, "a study")
     assert (summary.stop, summary.bad_nodes) == (stop, {"n2": "ECC", "n3": "ECC"})
+    other.past.trust("n2")
+    assert study.past.bad_nodes() == summarize(location, "a study").bad_nodes == {"n3": "ECC"}
+    study.past.avoid("n2", "ECC again")
+    assert other.past.bad_nodes()["n2"] == "ECC again"
 
 
 @pytest.mark.parametrize("policy", [Policy.FAIL, Policy.RETRY])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from hpoctl.backends.slurm import site
 from hpoctl.backends.slurm.ask import ask
 from hpoctl.errors import BatchSystemError
-from hpoctl.limits import Cap
+from hpoctl.limits import Cap, Demand
 
 _COLUMNS = (
     "ArrayJobID",
@@ -28,7 +28,10 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A task that waits or runs, and what it takes. Minutes are those of its walltime."""
+    """A task that waits or runs, and what it takes. Minutes are those of its walltime.
+
+    `factor` is how often its QOS counts them, which squeue does not show.
+    """
 
     array: str
     running: bool
@@ -41,6 +44,29 @@ class Job:
     start: str | None
     needs: Mapping[str, float]
     reason: str
+    factor: float = 1
+
+    def cost(self, cap: Cap) -> float:
+        """What it takes of a limit when it starts."""
+        return cap.cost(self.needs, self.minutes, self.factor)
+
+    def holds(self, cap: Cap) -> float:
+        """What it takes of a limit now that it runs."""
+        return cap.cost(self.needs, self.minutes_left, self.factor)
+
+    @property
+    def demand(self) -> Demand:
+        """What it asked for, as far as the queue shows it."""
+        return Demand(
+            partitions=tuple(self.partition.split(",")),
+            account=self.account,
+            qos=self.qos,
+            cpus=int(self.needs.get("cpu", 1)),
+            mem_mb=self.needs.get("mem"),
+            gpus=int(self.needs.get("gres/gpu", 0)),
+            gpu_type=None,
+            time=timedelta(minutes=self.minutes),
+        )
 
 
 def of_arrays(ids: Sequence[str]) -> tuple[Job, ...]:

@@ -9,15 +9,16 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 
 from hpoctl.backends.slurm import jobs as queue
 from hpoctl.backends.slurm import kept
+from hpoctl.backends.slurm.elsewhere import Offer, other_limits, other_nodes
 from hpoctl.backends.slurm.jobs import Job
 from hpoctl.delay import Change, Delay
-from hpoctl.fit import allowance, places, span, unit
-from hpoctl.limits import Cap, Demand, Limits, Measure, caps, partition_named, walltime_caps
+from hpoctl.fit import allowance, how_counted, places, span, unit
+from hpoctl.limits import Cap, Limits, Measure, caps, usage_factor, walltime_caps
+from hpoctl.words import many
 
 _PAGE = "https://slurm.schedmd.com/job_reason_codes.html"
 _LIMIT = re.compile(
@@ -96,15 +97,25 @@ def read(ids: Sequence[str]) -> tuple[Delay, ...]:
 def explain(jobs: Sequence[Job], limits: Limits, used: Used) -> tuple[Delay, ...]:
     """The delays of a study's tasks, the largest first; `used` gives what counts against a cap."""
     groups: dict[tuple[object, ...], list[Job]] = {}
-    for job in jobs:
+    for job in _weighed(jobs, limits):
         if not job.running:
-            alike = (job.reason, job.partition, job.minutes, tuple(job.needs.items()))
+            place = (job.partition, job.account, job.qos)
+            alike = (job.reason, *place, job.minutes, tuple(job.needs.items()))
             groups.setdefault(alike, []).append(job)
-    running = [job for job in jobs if job.running]
+    running = _weighed([job for job in jobs if job.running], limits)
+
+    def weighed(cap: Cap) -> Sequence[Job]:
+        return _weighed(used(cap), limits)
+
     found = [
-        _delay(_Waiting(jobs=group, own_running=running), limits, used) for group in groups.values()
+        _delay(_Waiting(jobs=group, own_running=running), limits, weighed)
+        for group in groups.values()
     ]
     return tuple(sorted(found, key=lambda delay: -delay.tasks))
+
+
+def _weighed(jobs: Sequence[Job], limits: Limits) -> list[Job]:
+    return [replace(job, factor=usage_factor(limits, job.qos)) for job in jobs]
 
 
 def _delay(waiting: _Waiting, limits: Limits, used: Used) -> Delay:
@@ -127,9 +138,11 @@ _Words = tuple[str, bool, tuple[Change, ...]]
 def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
     reason = waiting.one.reason
     if reason.startswith("PartitionTimeLimit") or "WallDuration" in reason:
-        return _too_long(waiting, limits)
+        text, never, changes = _too_long(waiting, limits)
+        return text, never, (*changes, *_by_other_limits(waiting, limits, used))
     if (cap := _cap_of(waiting, limits, used)) is not None:
-        return _held_by(cap, waiting, used(cap) if cap.shared else (), limits)
+        text, never, changes = _held_by(cap, waiting, used(cap) if cap.shared else (), limits)
+        return text, never, (*changes, *_by_other_limits(waiting, limits, used))
     if reason in _PLAIN:
         return _busy(waiting, limits)
     if reason == _BY_ADMIN:
@@ -161,19 +174,6 @@ def _instead(waiting: _Waiting, *flags: str, tasks: int | None = None) -> tuple[
     return ("-n", str(tasks or waiting.tasks), *flags, "--instead")
 
 
-def _demand(job: Job) -> Demand:
-    return Demand(
-        partitions=(job.partition,),
-        account=job.account,
-        qos=job.qos,
-        cpus=int(job.needs.get("cpu", 1)),
-        mem_mb=job.needs.get("mem"),
-        gpus=int(job.needs.get("gres/gpu", 0)),
-        gpu_type=None,
-        time=timedelta(minutes=job.minutes),
-    )
-
-
 def _cap_of(waiting: _Waiting, limits: Limits, used: Used) -> Cap | None:
     """The limit that a reason speaks of: of several the one with the least room for these."""
     match = _LIMIT.fullmatch(waiting.one.reason)
@@ -183,13 +183,13 @@ def _cap_of(waiting: _Waiting, limits: Limits, used: Used) -> Cap | None:
     job = waiting.one
     fitting = [
         cap
-        for cap in caps(limits, _demand(job), job.partition)
+        for cap in caps(limits, job.demand, job.demand.partitions[0])
         if cap.measure is measure
         and (not cap.resource or cap.resource.startswith(family))
         and (cap.qos is not None) == (match["holder"] != "Assoc")
-        and cap.cost(job.needs, job.minutes) > 0
+        and job.cost(cap) > 0
     ]
-    return min(fitting, key=lambda cap: _room(cap, used) / cap.cost(job.needs, 1), default=None)
+    return min(fitting, key=lambda cap: _room(cap, used) / job.cost(cap), default=None)
 
 
 def _measure(match: re.Match[str]) -> Measure | None:
@@ -201,7 +201,7 @@ def _measure(match: re.Match[str]) -> Measure | None:
 
 
 def _taken(cap: Cap, jobs: Sequence[Job]) -> float:
-    return sum(cap.cost(job.needs, job.minutes_left) for job in jobs)
+    return sum(job.holds(cap) for job in jobs)
 
 
 def _room(cap: Cap, used: Used) -> float:
@@ -210,7 +210,7 @@ def _room(cap: Cap, used: Used) -> float:
 
 def _too_long(waiting: _Waiting, limits: Limits) -> _Words:
     job = waiting.one
-    found = walltime_caps(limits, _demand(job), job.partition)
+    found = walltime_caps(limits, job.demand, job.demand.partitions[0])
     if not found:
         return f"a walltime of {span(job.minutes)} is more than is allowed there", True, ()
     least = min(found, key=lambda cap: cap.value)
@@ -223,7 +223,7 @@ def _too_long(waiting: _Waiting, limits: Limits) -> _Words:
 def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits) -> _Words:
     """What a limit leaves, and what fits into it."""
     job, own = waiting.one, set(_own_arrays(waiting))
-    cost, taken = cap.cost(job.needs, job.minutes), _taken(cap, counted)
+    cost, taken = job.cost(cap), _taken(cap, counted)
     if cost > cap.value:
         alone = f"one of these alone asks for {_amount(cost, cap)}"
         return (
@@ -232,13 +232,13 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits
             tuple(_smaller(cap, waiting, cap.value)),
         )
     ours = _taken(cap, [other for other in counted if other.array in own])
-    asks = f"{_workers(waiting)} ask for {_amount(cost * waiting.tasks, cap)}"
+    asks = f"{_workers(waiting, cap)} ask for {_amount(cost * waiting.tasks, cap)}"
     text = f"{asks}; {allowance(cap)}, and {taken:,.10g} are taken"
     if ours:
         text += f" ({f'{ours:,.10g}' if taken > ours else 'all'} by this study)"
     if cap.measure is Measure.MINUTES:
         free = cap.value - taken
-        held = places(_demand(job), limits)
+        held = places(job.demand, limits)
         return text, False, tuple(_shorter(cap, waiting, free, free + ours, held))
     free = cap.value - taken
     changes = [*_smaller(cap, waiting, free / waiting.tasks), *_freed(cap, job, counted, free)]
@@ -249,11 +249,12 @@ def _own_arrays(waiting: _Waiting) -> Iterator[str]:
     return (job.array for job in (*waiting.jobs, *waiting.own_running))
 
 
-def _workers(waiting: _Waiting) -> str:
+def _workers(waiting: _Waiting, cap: Cap) -> str:
     job = waiting.one
     gpus = int(job.needs.get("gres/gpu", 0))
     size = f"{gpus} GPU" if gpus else f"{int(job.needs.get('cpu', 1))} CPU"
-    return f"{waiting.tasks:,} workers x {span(job.minutes)} x {size}"
+    price = how_counted(job.qos, job.factor) if cap.measure is Measure.MINUTES else ""
+    return f"{many(waiting.tasks, 'worker')} x {span(job.minutes)} x {size}{price}"
 
 
 def _amount(amount: float, cap: Cap) -> str:
@@ -268,7 +269,7 @@ def _shorter(
 ) -> Iterator[Change]:
     """What lets all start, or as many as the nodes hold: beside what runs now, or in its place."""
     job, running = waiting.one, len(waiting.own_running)
-    each, together = job.needs[cap.resource], waiting.tasks + running
+    each, together = job.needs[cap.resource] * job.factor, waiting.tasks + running
     now = math.floor(free / (waiting.tasks * each))
     if now >= 1 and waiting.tasks + running <= held:
         time = span(now).replace(" ", "")
@@ -282,7 +283,7 @@ def _shorter(
     then = math.floor(without_ours / (many * each))
     if running and then > now:
         time = span(then).replace(" ", "")
-        all_ = f"all {many}" if many == together else f"{many}, which is all that the nodes hold,"
+        all_ = f"all {many}" if many == together else f"all {many} that the nodes hold"
         effect = f"with --time {time} {all_} run at once, {left}"
         yield Change(effect=effect, flags=_instead(waiting, "--time", time, tasks=many), drain=True)
 
@@ -291,7 +292,7 @@ def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:
     """Resources with which all start, of a kind that a worker can do with less of."""
     key = {"gres/gpu": "--gpus", "cpu": "--cpus", "mem": "--mem"}.get(cap.resource.split(":")[0])
     if cap.measure is Measure.MINUTES:
-        time = span(each // waiting.one.needs[cap.resource]).replace(" ", "")
+        time = span(each // (waiting.one.needs[cap.resource] * waiting.one.factor)).replace(" ", "")
         if time != "0m":
             yield Change(
                 effect=f"with --time {time} they can start",
@@ -305,10 +306,10 @@ def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:
 
 def _freed(cap: Cap, job: Job, counted: Sequence[Job], free: float) -> Iterator[Change]:
     """When walltimes that end will have left room for one, if nothing ends before."""
-    cost = cap.cost(job.needs, job.minutes)
+    cost = job.cost(cap)
     ending = [other for other in counted if other.minutes]  # without 0, which is no walltime
     for other in sorted(ending, key=lambda other: other.minutes_left):
-        free += cap.cost(other.needs, other.minutes_left)
+        free += other.holds(cap)
         if free >= cost:
             wait = span(max(1, other.minutes_left))
             yield Change(effect=f"room for one is free in {wait} at the latest, by the walltimes")
@@ -319,33 +320,34 @@ def _busy(waiting: _Waiting, limits: Limits) -> _Words:
     job, text = waiting.one, _PLAIN[waiting.one.reason]
     if job.reason not in ("Priority", "Resources"):
         return text, False, ()
-    here = [node for node in limits.nodes if node.partition == job.partition]
+    here = [node for node in limits.nodes if node.partition in job.demand.partitions]
     states: dict[str, int] = {}
     for node in here:
         states[node.state] = states.get(node.state, 0) + node.count
     if states:
         text += f" (nodes of partition {job.partition}: "
         text += ", ".join(f"{count} {state}" for state, count in states.items()) + ")"
-    return text, False, tuple(_elsewhere(job, limits, waiting))
+    return text, False, _on_other_nodes(waiting, limits)
 
 
-def _elsewhere(job: Job, limits: Limits, waiting: _Waiting) -> Iterator[Change]:
+def _on_other_nodes(waiting: _Waiting, limits: Limits) -> tuple[Change, ...]:
     """Another partition with a free node that is large enough, or a shorter walltime."""
-    gpus, cpus = job.needs.get("gres/gpu", 0), job.needs.get("cpu", 1)
-    for node in limits.nodes:
-        where = partition_named(limits, node.partition)
-        if node.state != "idle" or node.partition == job.partition or where is None or not where.up:
-            continue
-        closed = (where.allow_accounts and job.account not in where.allow_accounts) or (
-            job.account in where.deny_accounts
-        )
-        longest = where.max_minutes is None or job.minutes <= where.max_minutes
-        if sum(node.gpus.values()) >= gpus and node.cpus >= cpus and longest and not closed:
-            effect = f"partition {node.partition} has {node.count} idle nodes that fit"
-            yield Change(effect=effect, flags=_instead(waiting, "--partition", node.partition))
-            return
-    if job.minutes > 1:
-        yield Change(effect="a shorter --time lets Slurm use gaps between other jobs (backfill)")
+    if offers := other_nodes(waiting.one, limits):
+        return _chosen(offers, waiting)
+    if waiting.one.minutes > 1:
+        effect = "a shorter --time lets Slurm use gaps between other jobs (backfill)"
+        return (Change(effect=effect),)
+    return ()
+
+
+def _by_other_limits(waiting: _Waiting, limits: Limits, used: Used) -> tuple[Change, ...]:
+    """Another QOS, partition or account that has room for all of them."""
+    offers = other_limits(waiting.one, waiting.tasks, limits, lambda cap: _room(cap, used))
+    return _chosen(offers, waiting)
+
+
+def _chosen(offers: Sequence[Offer], waiting: _Waiting) -> tuple[Change, ...]:
+    return tuple(Change(effect=text, flags=_instead(waiting, *flags)) for text, flags in offers)
 
 
 def _down(waiting: _Waiting, limits: Limits) -> _Words:
@@ -353,4 +355,4 @@ def _down(waiting: _Waiting, limits: Limits) -> _Words:
     named = re.search(r"UnavailableNodes:\s*([^\s)]+)", job.reason)
     nodes = f" ({named[1]})" if named else ""
     text = f"nodes of partition {job.partition} are down, drained or reserved{nodes}"
-    return text, False, tuple(_elsewhere(job, limits, waiting))
+    return text, False, _on_other_nodes(waiting, limits)

@@ -309,4 +309,10 @@ def _qos(row: Row) -> Qos:
         (_PER_ACCOUNT, _cap(f"an account under QOS {name}", qos=name)),
     )
     caps = [cap for columns, made in kinds for cap in _caps(row, columns, made)]
-    return Qos(name=name, flags=_names(row.get("Flags", "")), caps=tuple(caps))
+    return Qos(
+        name=name,
+        flags=_names(row.get("Flags", "")),
+        preempts=_names(row.get("Preempt", "")),
+        usage_factor=float(row.get("UsageFactor") or 1),
+        caps=tuple(caps),
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from hpoctl.backends.slurm import jobs, reasons
 from hpoctl.backends.slurm.jobs import Job
-from hpoctl.delay import Delay
+from hpoctl.delay import Change, Delay
 from hpoctl.limits import Account, Association, Cap, Limits, Measure, Nodes, Partition, Qos
 
 # captured from Slurm 22.05.8
@@ -66,7 +66,9 @@ def site(*caps: Cap) -> Limits:
             Nodes(
                 partition="gpu", count=8, cpus=16, mem_mb=200_000, gpus={"a100": 4}, state="mixed"
             ),
-            Nodes(partition="spare", count=3, cpus=16, mem_mb=1, gpus={"t4": 2}, state="idle"),
+            Nodes(
+                partition="spare", count=3, cpus=16, mem_mb=100_000, gpus={"t4": 2}, state="idle"
+            ),
         ),
         associations=(Association(account="sub", qos=("normal",)),),
         accounts=(
@@ -110,7 +112,7 @@ def test_no_more_is_promised_than_the_nodes_hold() -> None:
     two = replace(here, nodes=(replace(here.nodes[0], count=2),))
     (change,) = explain("AssocGrpGRESRunMinutes", two).changes
     assert change.flags == ("-n", "8", "--time", "1h15m", "--instead")
-    assert "8, which is all that the nodes hold, run at once" in change.effect
+    assert "all 8 that the nodes hold run at once" in change.effect
 
 
 def test_what_starts_in_place_of_the_studys_own_needs_no_other_walltime() -> None:
@@ -219,7 +221,121 @@ def test_a_walltime_over_the_partitions_never_starts_but_its_longest_does() -> N
 def test_busy_nodes_are_counted_and_a_partition_with_idle_ones_is_named() -> None:
     delay = explain("Resources", site())
     assert delay.text == "the nodes that these need are busy (nodes of partition gpu: 8 mixed)"
-    assert delay.changes[0].flags == ("-n", "15", "--partition", "spare", "--instead")
+    (change,) = delay.changes
+    assert change.effect == "partition spare has room: 3 idle nodes, GPUs t4"
+    assert change.flags == ("-n", "15", "--partition", "spare", "--instead")
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"mem": 200_000.0},
+        {"cpu": 17.0},
+        {"gres/gpu": 3.0},
+        {"gres/gpu:a100": 1.0},
+    ],
+)
+def test_idle_nodes_that_such_a_task_could_never_use_are_no_way_out(
+    unfit: dict[str, float],
+) -> None:
+    busy = replace(PENDING, reason="Resources", needs={**PENDING.needs, **unfit})
+    (delay,) = reasons.explain([busy], site(), lambda _: [])
+    assert [c.effect for c in delay.changes] == [
+        "a shorter --time lets Slurm use gaps between other jobs (backfill)"
+    ]
+
+
+def elsewhere(limits: Limits, *, others: Sequence[Job] = ()) -> list[Change]:
+    """What is offered to 15 tasks beside a smaller walltime, where `others` run in all of it."""
+    queue = [replace(PENDING, reason="QOSGrpGRESRunMinutes")] * 15
+    (delay,) = reasons.explain(queue, limits, lambda _: others)
+    return list(delay.changes[1:])
+
+
+def test_a_qos_that_counts_minutes_more_than_once_is_reckoned_with() -> None:
+    here = site(RUN_MINUTES)
+    double = replace(here, qos=(Qos(name="normal", usage_factor=2), Qos(name="high")))
+    other = replace(RUNNING, array="7", user="eve", qos="high", minutes_left=60)
+    delay = explain("AssocGrpGRESRunMinutes", double, waiting=15, running=1, others=[other])
+    assert delay.text == (
+        "15 workers x 2h x 1 GPU under QOS normal, which counts each minute 2 times ask for 3,600"
+        " GPU-minutes; account big may have 600 GPU-minutes running (GrpTRESRunMins), and 300 are"
+        " taken (240 by this study)"
+    )
+    assert delay.changes[0].effect == "with --time 10m all 15 start now"  # 300 / 15 / 2
+    alone = explain("AssocGrpGRESRunMinutes", site(replace(RUN_MINUTES, value=200)), waiting=1)
+    assert alone.text.startswith("1 worker x 2h")
+    never = replace(double, accounts=site(replace(RUN_MINUTES, value=200)).accounts)
+    delay = explain("AssocGrpGRESRunMinutes", never, running=0)
+    assert delay.never
+    assert delay.changes[0].flags == ("-n", "15", "--time", "1h40m", "--instead")
+
+
+QOS_RUN_MINUTES = cap("GrpTRESRunMins", Measure.MINUTES, 600, "gres/gpu", "normal")
+
+
+def with_qos(qos: Qos, *caps: Cap) -> Limits:
+    """The site with one more QOS that account sub may use."""
+    here = site(QOS_RUN_MINUTES, *caps)
+    row = Association(account="sub", qos=("normal", qos.name))
+    nodes, preempting = here.nodes[:1], Qos(name="high", preempts=("scavenge",))
+    return replace(here, associations=(row,), nodes=nodes, qos=(*here.qos, qos, preempting))
+
+
+def test_another_qos_without_the_limit_is_offered_with_its_price() -> None:
+    (change,) = elsewhere(with_qos(Qos(name="scavenge", usage_factor=0.5)))
+    assert change.effect == (
+        "under QOS scavenge no limit holds them back; jobs of QOS high may preempt them; their"
+        " hours count 0.5 times"
+    )
+    assert change.flags == ("-n", "15", "--qos", "scavenge", "--instead")
+    assert not change.drain
+
+
+@pytest.mark.parametrize(
+    ("of_qos", "others"),
+    [
+        (cap("GrpTRES", Measure.RESOURCES, 14, "gres/gpu", "scavenge"), 0),
+        (cap("GrpTRES", Measure.RESOURCES, 20, "gres/gpu", "scavenge"), 6),
+        (cap("MaxJobsPU", Measure.JOBS, 14, "", "scavenge"), 0),
+        (cap("MaxSubmitPU", Measure.SUBMITTED, 14, "", "scavenge"), 0),
+        (cap("MaxWall", Measure.WALLTIME, 60, "", "scavenge"), 0),
+    ],
+)
+def test_a_qos_that_cannot_take_all_of_them_now_is_not_offered(of_qos: Cap, others: int) -> None:
+    limits = with_qos(Qos(name="scavenge", caps=(of_qos,)))
+    assert elsewhere(limits, others=[RUNNING] * others) == []
+
+
+def test_a_qos_is_no_way_around_a_limit_of_the_account_or_of_the_partition() -> None:
+    of_account = cap("GrpTRES", Measure.RESOURCES, 14, "gres/gpu")
+    assert elsewhere(with_qos(Qos(name="scavenge"), of_account)) == []
+    here = with_qos(Qos(name="scavenge"))
+    closed = Partition(name="gpu", max_minutes=1440, allow_qos=("normal",))
+    assert elsewhere(replace(here, partitions=(closed,))) == []
+
+
+def test_another_account_is_offered_with_the_qos_that_it_runs_under() -> None:
+    here = site(RUN_MINUTES)
+    rows = (*here.associations, Association(account="own", qos=("long",), default_qos="long"))
+    queue = [replace(PENDING, reason="AssocGrpGRESRunMinutes")] * 15
+    qos = (*here.qos, Qos(name="long"))
+    limits = replace(here, associations=rows, nodes=here.nodes[:1], qos=qos)
+    (delay,) = reasons.explain(queue, limits, lambda _: [])
+    assert delay.changes[-1].effect == "in account own no limit holds them back"
+    assert delay.changes[-1].flags == (
+        *("-n", "15", "--account", "own", "--qos", "long"),
+        "--instead",
+    )
+
+
+def test_a_walltime_that_another_partition_allows_is_said_to_have_room_there() -> None:
+    short = replace(site(), partitions=(Partition(name="gpu", max_minutes=60), *site().partitions))
+    delay = explain("PartitionTimeLimit", short)
+    assert [change.flags[2:4] for change in delay.changes] == [
+        ("--time", "1h"),
+        ("--partition", "spare"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from hpoctl.limits import (
     walltime_caps,
 )
 from hpoctl.plan import JobArray, Plan
-from hpoctl.words import nearest
+from hpoctl.words import many, nearest
 
 if TYPE_CHECKING:
     from hpoctl.sweep import Resources
@@ -177,10 +177,10 @@ def _cap_problems(ask: Demand, where: Partition | None, limits: Limits) -> Itera
     factor = usage_factor(limits, qos)
     for cap in caps(limits, ask, offer):
         cost = cap.cost(has, ask.minutes, factor)
-        if cap.measure is Measure.WALLTIME or cost <= cap.value:
+        if cap.measure is Measure.WALLTIME or cost <= cap.most:
             continue
         each = has.get(cap.resource, 1)
-        if cap.measure is Measure.MINUTES:
+        if cap.in_minutes:
             longest = int(cap.value / (each * factor))
             way = f"use time: {span(longest)}" if longest else "ask for less"
             asks = f"{_number(each)} {unit(cap)} for {span(ask.minutes)}{how_counted(qos, factor)}"
@@ -202,12 +202,15 @@ def _key(cap: Cap) -> str:
 
 def allowance(cap: Cap) -> str:
     """A limit in words."""
+    grant = f"{cap.value:,} of {cap.most:,} {unit(cap)}-minutes"
     what = {
         Measure.JOBS: f"may run {cap.value:,} tasks at once",
         Measure.SUBMITTED: f"may have {cap.value:,} tasks submitted",
         Measure.RESOURCES: f"may use {cap.value:,} {unit(cap)} at once",
         Measure.MINUTES: f"may have {cap.value:,} {unit(cap)}-minutes running",
+        Measure.GRANT: f"{'have' if cap.mine else 'has'} {grant} left",
         Measure.EACH: f"allows a task {cap.value:,} {unit(cap)}",
+        Measure.MINUTES_EACH: f"allows a task {cap.value:,} {unit(cap)}-minutes",
         Measure.WALLTIME: f"allows a task {span(cap.value)}",
     }[cap.measure]
     return f"{cap.holder} {what} ({cap.name})"
@@ -342,8 +345,10 @@ def _waits(
     for cap, cost in sorted(costs, key=lambda pair: pair[0].value / (pair[1] or 1e-9)):
         if not cost or cap.value >= workers * cost:
             continue
-        text = f"of {workers:,} workers {int(cap.value // cost):,} run at once: {allowance(cap)}"
-        if cap.measure is Measure.MINUTES:
+        some = int(cap.value // cost)
+        can = f"{some:,} run at once" if some else "none can start now"
+        text = f"of {many(workers, 'worker')} {can}: {allowance(cap)}"
+        if cap.in_minutes:
             text += f", one asks for {_number(cost)}"
             held = max(1, min(workers, places(ask, limits)))
             if shorter := int(cap.value / (held * has[cap.resource] * factor)):

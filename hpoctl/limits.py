@@ -30,7 +30,9 @@ class Measure(StrEnum):
     SUBMITTED = "submitted tasks"
     RESOURCES = "resources of running tasks"
     MINUTES = "resources x walltime left of running tasks, in minutes"
+    GRANT = "resources x time, in minutes, of all tasks that have run or run"
     EACH = "resources of one task"
+    MINUTES_EACH = "resources x walltime of one task, in minutes"
     WALLTIME = "minutes of one task"
 
 
@@ -40,6 +42,8 @@ class Cap:
 
     It counts the tasks of `accounts` (empty: of all) under `qos` (None: under any), of all users or
     only of this one. Two caps of one `kind` do not add up: the one that comes first wins.
+
+    Of a grant `value` is what is left, and `granted` what there was.
     """
 
     name: str
@@ -50,6 +54,17 @@ class Cap:
     accounts: tuple[str, ...] = ()
     qos: str | None = None
     mine: bool = False
+    granted: int | None = None
+
+    @property
+    def most(self) -> int:
+        """What no task alone may ever pass."""
+        return self.value if self.granted is None else self.granted
+
+    @property
+    def in_minutes(self) -> bool:
+        """Whether it counts resources x minutes."""
+        return self.measure in (Measure.MINUTES, Measure.GRANT, Measure.MINUTES_EACH)
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -64,14 +79,13 @@ class Cap:
                 return 1
             case Measure.WALLTIME:
                 return minutes
-            case Measure.MINUTES:
-                return needs.get(self.resource, 0) * minutes * factor
-        return needs.get(self.resource, 0)
+        each = needs.get(self.resource, 0)
+        return each * minutes * factor if self.in_minutes else each
 
     @property
     def shared(self) -> bool:
         """Whether several tasks fill it together."""
-        return self.measure not in (Measure.EACH, Measure.WALLTIME)
+        return self.measure not in (Measure.EACH, Measure.MINUTES_EACH, Measure.WALLTIME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +168,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the batch system allows; None and empty where it sets no limit or did not say."""
+    """What the batch system allows; None and empty where it sets no limit or did not say.
+
+    It may be `recount_minutes` late in seeing that running tasks have less walltime left.
+    """
 
     version: str | None = None
     machine: Machine | None = None
@@ -163,6 +180,7 @@ class Limits:
     user: str = ""
     enforced: frozenset[str] = frozenset()
     highest_weight_bills: bool = False
+    recount_minutes: int = 0
     default_account: str | None = None
     partitions: tuple[Partition, ...] = ()
     nodes: tuple[Nodes, ...] = ()
@@ -292,10 +310,16 @@ def _association_caps(limits: Limits, ask: Demand, partition: str | None) -> Ite
     """Those of the user, then of the account and all above it: each of them holds."""
     if row := association(limits, ask, partition):
         yield from row.caps
-    known = {account.name: account for account in limits.accounts}
-    account = known.pop(ask.account or "", None)
-    while account is not None:
+    for account in above(limits, ask.account):
         yield from account.caps
+
+
+def above(limits: Limits, name: str | None) -> Iterator[Account]:
+    """An account and those above it, the topmost last."""
+    known = {account.name: account for account in limits.accounts}
+    account = known.pop(name or "", None)
+    while account is not None:
+        yield account
         account = known.pop(account.parent or "", None)
 
 

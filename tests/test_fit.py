@@ -245,6 +245,24 @@ def test_what_starts_but_not_all_at_once_is_a_note_with_the_time_that_would_do()
     )
 
 
+def test_a_grant_refuses_what_it_never_held_and_notes_what_is_not_left() -> None:
+    grant = cap("GrpTRESMins", Measure.GRANT, 100, "gres/gpu")
+    limits = with_account(replace(grant, granted=1000))
+    assert refusal(limits, gpus=1, time="17h") == (
+        "resources: one worker asks for 1 GPU for 17h, 1,020 GPU-minutes; account lab has 100 of"
+        " 1,000 GPU-minutes left (GrpTRESMins): use time: 1h 40m"
+    )
+    (note,) = fitted(limits, JobArray(name="w", tasks=1), gpus=1, time="2h").notes
+    assert note == (
+        "of 1 worker none can start now: account lab has 100 of 1,000 GPU-minutes left"
+        " (GrpTRESMins), one asks for 120; with time: 1h 40m all run at once"
+    )
+    each = with_account(cap("MaxTRESMins", Measure.MINUTES_EACH, 100, "gres/gpu"))
+    assert refusal(each, gpus=1, time="2h").endswith(
+        "account lab allows a task 100 GPU-minutes (MaxTRESMins): use time: 1h 40m"
+    )
+
+
 def test_minutes_are_reckoned_as_often_as_the_qos_counts_them() -> None:
     here = with_account(MINUTES)
     limits = replace(here, qos=(Qos(name="normal", usage_factor=2),))

@@ -286,6 +286,40 @@ def test_with_the_walltime_that_why_computes_those_that_wait_start_beside_the_ot
         sweep.ask("cancel", "a-study")
 
 
+def test_with_the_walltime_that_why_computes_all_workers_fit_into_what_is_left_of_a_grant(
+    make_sweep: MakeSweep, slurm: Slurm
+) -> None:
+    slurm.add_account("granted", "GrpTRESMins=gres/gpu=240")
+    sweep = make_sweep(
+        "journal",
+        mode="async",
+        workers=8,
+        budget={"trials": 500},
+        objective_args={"seconds": 3.0, "steps": 2},
+        resources={"time": "2h", "account": "granted", "gpus": 1},
+    )
+    left = "account granted has 240 of 240 GPU-minutes left (GrpTRESMins)"
+    (note, *_) = sweep.ask_json("check", "sweep.yaml")["notes"]
+    assert note.startswith(f"of 8 workers 2 run at once: {left}, one asks for 120")
+    sweep.rewrite(resources={"time": "5h", "account": "granted", "gpus": 1})
+    assert "use time: 4h" in sweep.hpoctl("check", "sweep.yaml", code=2).stderr
+    sweep.rewrite(resources={"time": "2h", "account": "granted", "gpus": 1})
+    sweep.submit()
+    wait_for(lambda: states(slurm, "granted").count("RUNNING") == 2, 60, "two workers run")
+    wait_for(lambda: "AssocGrpGRESMinutes" in sweep.ask("why"), 30, "Slurm says why")
+    assert advised(sweep)["text"] == (
+        f"6 workers x 2h x 1 GPU ask for 720 GPU-minutes; {left}, and 240 are taken (all by this"
+        " study)"
+    )
+    change = shorter(sweep)
+    assert change["effect"].startswith("with --time 27m all 8 run at once")
+    try:
+        follow(sweep, change)
+        wait_for(lambda: states(slurm, "granted") == ["RUNNING"] * 8, 90, "all eight run")
+    finally:
+        sweep.ask("cancel", "a-study")
+
+
 def test_under_the_qos_that_why_names_all_workers_run_at_once(
     make_sweep: MakeSweep, slurm: Slurm
 ) -> None:

@@ -93,6 +93,8 @@ def _sizes(limits: Limits) -> Iterator[Finding]:
         if cap.measure is Measure.SUBMITTED and cap.value == 1:
             way = "use mode: sequential, or 'hpoctl submit' again after each job"
             yield warning(cap.name, allowance(cap), way)
+        elif cap.measure is Measure.GRANT and not cap.value:
+            yield warning(cap.name, allowance(cap), "ask for more, or use another account or qos")
         elif cap.shared:
             yield ok(cap.name, allowance(cap))
 

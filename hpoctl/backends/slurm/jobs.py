@@ -30,7 +30,8 @@ _COLUMNS = (
 class Job:
     """A task that waits or runs, and what it takes. Minutes are those of its walltime.
 
-    `factor` is how often its QOS counts them, which squeue does not show.
+    squeue does not show how often its QOS counts them (`factor`), and that Slurm is some minutes
+    late in counting those that are over (`late`).
     """
 
     array: str
@@ -45,14 +46,16 @@ class Job:
     needs: Mapping[str, float]
     reason: str
     factor: float = 1
+    late: int = 0
 
     def cost(self, cap: Cap) -> float:
         """What it takes of a limit when it starts."""
         return cap.cost(self.needs, self.minutes, self.factor)
 
     def holds(self, cap: Cap) -> float:
-        """What it takes of a limit now that it runs."""
-        return cap.cost(self.needs, self.minutes_left, self.factor)
+        """What it takes of a limit now that it runs, at the most."""
+        left = min(self.minutes, self.minutes_left + self.late)
+        return cap.cost(self.needs, left, self.factor)
 
     @property
     def demand(self) -> Demand:

@@ -32,8 +32,7 @@ def read(newer_than: float) -> Limits:
         known = [text or "" for text in said]
         if None not in said:
             _keep(path, asked_at, known)
-    config, partitions, nodes, mine, accounts, qos = known
-    return site.parse(config, partitions, nodes, mine, accounts, qos, user=user)
+    return site.parse(*known, user=user)
 
 
 def _path(user: str) -> Path:
@@ -51,7 +50,7 @@ def _known(path: Path, newer_than: float) -> list[str] | None:
     return None
 
 
-_ANSWERS = 6
+_ANSWERS = 7
 
 
 def _keep(path: Path, asked_at: float, answers: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ _LIMIT = re.compile(
     r"(?P<holder>Assoc|QOS|)(?P<kind>Grp|Max)(?P<what>Jobs|SubmitJobs?|Wall(?:Duration)?|[A-Z]\w*?)"
     r"(?P<minutes>RunMin(?:ute)?s|Minutes|)(?P<each>Per(?:User|Account|Acct|Job|Node)|)(?:Limit)?"
 )
+_OF_GRANT = 0.9  # what is left of one after those that run have gone: they use some up
 _FAMILIES = {"cpu": "cpu", "mem": "mem", "memory": "mem", "node": "node", "gres": "gres/"}
 _PLAIN = {
     "Priority": "other jobs come before these",
@@ -115,7 +116,8 @@ def explain(jobs: Sequence[Job], limits: Limits, used: Used) -> tuple[Delay, ...
 
 
 def _weighed(jobs: Sequence[Job], limits: Limits) -> list[Job]:
-    return [replace(job, factor=usage_factor(limits, job.qos)) for job in jobs]
+    late = limits.recount_minutes
+    return [replace(job, factor=usage_factor(limits, job.qos), late=late) for job in jobs]
 
 
 def _delay(waiting: _Waiting, limits: Limits, used: Used) -> Delay:
@@ -157,7 +159,8 @@ def _in_words(waiting: _Waiting, limits: Limits, used: Used) -> _Words:
     if any(word in reason for word in _DOWN):
         return _down(waiting, limits)
     if (match := _LIMIT.fullmatch(reason)) and match["minutes"] == "Minutes":
-        return "their account or QOS has used up what it was granted: ask for more", False, ()
+        granted = "what their account or QOS was granted is used up, or would be by these"
+        return f"{granted}: a shorter --time may do, or ask for more", False, ()
     return f"Slurm says '{reason}': see {_PAGE}", False, ()
 
 
@@ -196,7 +199,8 @@ def _measure(match: re.Match[str]) -> Measure | None:
     if match["what"].startswith(("Jobs", "Submit")):
         return Measure.JOBS if match["what"] == "Jobs" else Measure.SUBMITTED
     if match["minutes"]:
-        return Measure.MINUTES if match["minutes"].startswith("Run") else None
+        once = Measure.MINUTES_EACH if match["each"] else Measure.GRANT
+        return Measure.MINUTES if match["minutes"].startswith("Run") else once
     return Measure.EACH if match["each"] in ("PerJob", "PerNode") else Measure.RESOURCES
 
 
@@ -226,21 +230,18 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits
     cost, taken = job.cost(cap), _taken(cap, counted)
     if cost > cap.value:
         alone = f"one of these alone asks for {_amount(cost, cap)}"
-        return (
-            f"{alone}; {allowance(cap)}: they never start",
-            True,
-            tuple(_smaller(cap, waiting, cap.value)),
-        )
+        never = cost > cap.most
+        end = "they never start" if never else "they wait until there is more"
+        return f"{alone}; {allowance(cap)}: {end}", never, tuple(_smaller(cap, waiting, cap.value))
     ours = _taken(cap, [other for other in counted if other.array in own])
     asks = f"{_workers(waiting, cap)} ask for {_amount(cost * waiting.tasks, cap)}"
     text = f"{asks}; {allowance(cap)}, and {taken:,.10g} are taken"
     if ours:
         text += f" ({f'{ours:,.10g}' if taken > ours else 'all'} by this study)"
-    if cap.measure is Measure.MINUTES:
-        free = cap.value - taken
-        held = places(job.demand, limits)
-        return text, False, tuple(_shorter(cap, waiting, free, free + ours, held))
     free = cap.value - taken
+    if cap.in_minutes:
+        held, spare = places(job.demand, limits), _OF_GRANT if cap.granted else 1
+        return text, False, tuple(_shorter(cap, waiting, free, spare * (free + ours), held))
     changes = [*_smaller(cap, waiting, free / waiting.tasks), *_freed(cap, job, counted, free)]
     return text, False, tuple(changes)
 
@@ -253,14 +254,14 @@ def _workers(waiting: _Waiting, cap: Cap) -> str:
     job = waiting.one
     gpus = int(job.needs.get("gres/gpu", 0))
     size = f"{gpus} GPU" if gpus else f"{int(job.needs.get('cpu', 1))} CPU"
-    price = how_counted(job.qos, job.factor) if cap.measure is Measure.MINUTES else ""
+    price = how_counted(job.qos, job.factor) if cap.in_minutes else ""
     return f"{many(waiting.tasks, 'worker')} x {span(job.minutes)} x {size}{price}"
 
 
 def _amount(amount: float, cap: Cap) -> str:
     if cap.measure in (Measure.JOBS, Measure.SUBMITTED):
         return f"{amount:,.10g} places"
-    word = f"{unit(cap)}-minutes" if cap.measure is Measure.MINUTES else unit(cap)
+    word = f"{unit(cap)}-minutes" if cap.in_minutes else unit(cap)
     return f"{amount:,.10g} {word}"
 
 
@@ -291,7 +292,7 @@ def _shorter(
 def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:
     """Resources with which all start, of a kind that a worker can do with less of."""
     key = {"gres/gpu": "--gpus", "cpu": "--cpus", "mem": "--mem"}.get(cap.resource.split(":")[0])
-    if cap.measure is Measure.MINUTES:
+    if cap.in_minutes:
         time = span(each // (waiting.one.needs[cap.resource] * waiting.one.factor)).replace(" ", "")
         if time != "0m":
             yield Change(

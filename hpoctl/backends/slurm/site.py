@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from hpoctl.backends.slurm import grants
 from hpoctl.backends.slurm.ask import NotHere, ask
 from hpoctl.errors import BatchSystemError
 from hpoctl.limits import (
@@ -27,13 +28,14 @@ from hpoctl.limits import (
 TIMEOUT_S = 5  # a plan without limits is better than none
 _NO_ACCOUNTING = re.compile("not running a supported accounting_storage plugin", re.IGNORECASE)
 _OF_ASSOCIATIONS = (
-    "Account,User,Partition,ParentName,GrpJobs,GrpSubmit,GrpTRES,GrpTRESRunMins,"
-    "MaxJobs,MaxSubmit,MaxTRES,MaxWall,QOS,DefaultQOS"
+    "Account,User,Partition,ParentName,GrpJobs,GrpSubmit,GrpTRES,GrpTRESMins,GrpTRESRunMins,"
+    "MaxJobs,MaxSubmit,MaxTRES,MaxTRESMins,MaxWall,QOS,DefaultQOS"
 )
 _GROUP = {  # columns that count all tasks of an account, or of a QOS, together
     "GrpJobs": Measure.JOBS,
     "GrpSubmit": Measure.SUBMITTED,
     "GrpTRES": Measure.RESOURCES,
+    "GrpTRESMins": Measure.GRANT,
     "GrpTRESRunMins": Measure.MINUTES,
 }
 _OWN = {"MaxJobs": Measure.JOBS, "MaxSubmit": Measure.SUBMITTED}  # of one user's tasks
@@ -50,7 +52,12 @@ _PER_ACCOUNT = {
     "MaxTRESRunMinsPA": Measure.MINUTES,
 }
 _EARLIER_HEADS = {"Par Name": "ParentName"}  # of 20.11
-_ONE_TASK = {"MaxTRES": Measure.EACH, "MaxTRESPerNode": Measure.EACH, "MaxWall": Measure.WALLTIME}
+_ONE_TASK = {
+    "MaxTRES": Measure.EACH,
+    "MaxTRESPerNode": Measure.EACH,
+    "MaxTRESMins": Measure.MINUTES_EACH,
+    "MaxWall": Measure.WALLTIME,
+}
 
 Row = Mapping[str, str]
 
@@ -67,7 +74,9 @@ def answers(user: str) -> list[str | None]:
         ["sacctmgr", "-P", "show", "qos"],
     )
     with ThreadPoolExecutor(len(questions)) as at_once:
-        return list(at_once.map(_answer, questions))
+        said = list(at_once.map(_answer, questions))
+    grants_left = grants.question(_told(*(text or "" for text in said), user=user))
+    return [*said, "" if grants_left is None else _answer(grants_left)]
 
 
 def _answer(question: list[str]) -> str | None:
@@ -79,10 +88,16 @@ def _answer(question: list[str]) -> str | None:
         return "" if _NO_ACCOUNTING.search(str(wrong)) else None
 
 
-def parse(
+def parse(*answers: str, user: str) -> Limits:
+    """The answers put together."""
+    *told, grants_left = answers
+    return grants.settle(_told(*told, user=user), grants_left)
+
+
+def _told(
     config: str, partitions: str, nodes: str, mine: str, accounts: str, qos: str, *, user: str
 ) -> Limits:
-    """The answers put together."""
+    """All but what is left of grants."""
     told = parse_config(config)
     cluster = told.get("ClusterName", "")
     rows = [row for row in _table(accounts) if row.get("Cluster", cluster) in ("", cluster)]
@@ -98,6 +113,7 @@ def parse(
         user=user if of_user else "",
         enforced=enforced,
         highest_weight_bills="MAX_TRES" in told.get("PriorityFlags", "").split(","),
+        recount_minutes=minutes(told.get("PriorityCalcPeriod", "")) or 0,
         default_account=default or None,
         partitions=parse_partitions(partitions, told),
         nodes=parse_nodes(nodes),

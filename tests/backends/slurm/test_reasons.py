@@ -127,7 +127,7 @@ def test_the_start_that_slurm_expects_is_a_moment_in_words() -> None:
 
 
 def test_what_others_of_the_account_use_leaves_less() -> None:
-    other = replace(RUNNING, array="7", user="eve", minutes_left=200)
+    other = replace(RUNNING, array="7", user="eve", minutes=200, minutes_left=200)
     delay = explain("AssocGrpGRESRunMinutes", site(RUN_MINUTES), running=2, others=[other])
     assert delay.text.endswith("and 440 are taken (240 by this study)")
     now, then = delay.changes
@@ -269,6 +269,47 @@ def test_a_qos_that_counts_minutes_more_than_once_is_reckoned_with() -> None:
     delay = explain("AssocGrpGRESRunMinutes", never, running=0)
     assert delay.never
     assert delay.changes[0].flags == ("-n", "15", "--time", "1h40m", "--instead")
+
+
+def test_minutes_that_are_over_are_taken_until_slurm_counts_again() -> None:
+    limits = replace(site(RUN_MINUTES), recount_minutes=5)
+    others = [replace(RUNNING, array="7", minutes_left=left) for left in (117, 100)]
+    delay = explain("AssocGrpGRESRunMinutes", limits, running=0, others=others)
+    assert delay.text.endswith("and 225 are taken")  # 120, which is all of it, and 105
+
+
+GRANT = replace(cap("GrpTRESMins", Measure.GRANT, 900, "gres/gpu"), granted=1000)
+
+
+def test_what_is_left_of_a_grant_is_shown_with_the_walltime_that_fits_into_it() -> None:
+    delay = explain("AssocGrpGRESMinutes", site(GRANT), waiting=8, running=7)
+    assert delay.text == (
+        "8 workers x 2h x 1 GPU ask for 960 GPU-minutes; account big has 900 of 1,000 GPU-minutes"
+        " left (GrpTRESMins), and 840 are taken (all by this study)"
+    )
+    now, then = delay.changes
+    assert now.effect == "with --time 7m all 8 start now"  # 60 / 8
+    assert then.effect.startswith("with --time 54m all 15 run at once")  # 0.9 x 900 / 15
+
+
+def test_one_that_asks_for_more_than_is_left_of_a_grant_may_yet_start() -> None:
+    left = replace(GRANT, value=100)
+    delay = explain("AssocGrpGRESMinutes", site(left), running=0)
+    assert not delay.never
+    assert delay.text == (
+        "one of these alone asks for 120 GPU-minutes; account big has 100 of 1,000 GPU-minutes"
+        " left (GrpTRESMins): they wait until there is more"
+    )
+    assert delay.changes[0].flags == ("-n", "15", "--time", "1h40m", "--instead")
+    assert explain("AssocGrpGRESMinutes", site(replace(left, granted=110)), running=0).never
+
+
+def test_a_task_whose_minutes_are_more_than_one_may_have_is_made_shorter() -> None:
+    each = cap("MaxTRESMins", Measure.MINUTES_EACH, 40, "cpu", "normal")
+    delay = explain("QOSMaxCpuMinutesPerJobLimit", site(each))
+    assert delay.never
+    assert "QOS normal allows a task 40 CPU-minutes (MaxTRESMins)" in delay.text
+    assert delay.changes[0].flags == ("-n", "15", "--time", "40m", "--instead")
 
 
 QOS_RUN_MINUTES = cap("GrpTRESRunMins", Measure.MINUTES, 600, "gres/gpu", "normal")

@@ -156,7 +156,7 @@ def test_limits_of_a_qos(release: str) -> None:
     later = release in since("24.05")
     heads = QOS.format(more="MaxTRESRunMinsPA|MaxTRESRunMinsPU|" if later else "")
     row = BUSY.format(more="cpu=900|gres/gpu=90|" if later else "")
-    (qos,) = site.parse("", "", "", "", "", f"{heads}\n{row}\n", user="ada").qos
+    (qos,) = site.parse("", "", "", "", "", f"{heads}\n{row}\n", "", user="ada").qos
     found = {(cap.name, cap.resource): cap.value for cap in qos.caps}
     more = {("MaxTRESRunMinsPA", "cpu"): 900, ("MaxTRESRunMinsPU", "gres/gpu"): 90}
     assert found == {
@@ -183,7 +183,7 @@ def test_an_accounts_limits_count_those_below_it(release: str) -> None:
         "dev|big|||root|||gres/gpu=12||||||normal|\n"
         "dev|sub|||big||||||||||normal|\n"
     )
-    accounts = site.parse("ClusterName = dev\n", "", "", "", table, "", user="ada").accounts
+    accounts = site.parse("ClusterName = dev\n", "", "", "", table, "", "", user="ada").accounts
     assert {account.name: account.parent for account in accounts} == {
         "root": None,
         "big": "root",
@@ -244,6 +244,11 @@ MINUTES, RESOURCES = Measure.MINUTES, Measure.RESOURCES
         ("AssocGrpMemLimit", limit("GrpTRES", RESOURCES, "mem", None)),
         ("AssocGrpBillingRunMinutes", limit("GrpTRESRunMins", MINUTES, "billing", None)),
         ("AssocGrpJobsLimit", limit("GrpJobs", Measure.JOBS, "", None)),
+        ("AssocGrpCPUMinutesLimit", limit("GrpTRESMins", Measure.GRANT, "cpu", None)),
+        ("AssocGrpGRESMinutes", limit("GrpTRESMins", Measure.GRANT, "gres/gpu", None)),
+        ("QOSGrpBillingMinutes", limit("GrpTRESMins", Measure.GRANT, "billing")),
+        ("QOSMaxCpuMinutesPerJobLimit", limit("MaxTRESMins", Measure.MINUTES_EACH, "cpu")),
+        ("AssocMaxGRESMinutesPerJob", limit("MaxTRESMins", Measure.MINUTES_EACH, "gres/gpu", None)),
         # since 24.05
         ("MaxGRESRunMinsPerUser", limit("MaxTRESRunMinsPU", MINUTES, "gres/gpu")),
         ("MaxCpuRunMinsPerAccount", limit("MaxTRESRunMinsPA", MINUTES, "cpu")),
@@ -316,7 +321,7 @@ def test_partitions_and_sizes(release: str) -> None:
         resume=" ResumeTimeout=GLOBAL SuspendTime=INFINITE" if release >= "21.08" else "",
     )
     config = configuration(f"{release}.3")
-    limits = site.parse(config, partition, "", "", "", "", user="ada")
+    limits = site.parse(config, partition, "", "", "", "", "", user="ada")
     assert (limits.version, limits.tasks_per_array, limits.tasks_in_all) == (
         f"{release}.3",
         1001,
@@ -372,7 +377,7 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, object], dict[str, float]]] = {
 @pytest.mark.parametrize("version", PUBLISHED)
 def test_partitions_and_configuration_as_published(version: str) -> None:
     config, partitions, known, weights = PUBLISHED[version]
-    limits = site.parse(config, partitions, "", "", "", "", user="ada")
+    limits = site.parse(config, partitions, "", "", "", "", "", user="ada")
     assert limits.version == version
     (partition,) = limits.partitions
     assert {name: getattr(partition, name) for name in known} == known

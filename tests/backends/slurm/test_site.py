@@ -54,7 +54,7 @@ busy|10|00:05:00|low,idle||cluster|DenyOnLimit||1.000000|||gres/gpu:a100=60000||
 
 
 def parse(qos: str = QOS) -> Limits:
-    return site.parse(CONFIG, PARTITIONS, NODES, USER, ACCOUNTS, qos, user="root")
+    return site.parse(CONFIG, PARTITIONS, NODES, USER, ACCOUNTS, qos, "", user="root")
 
 
 def test_the_configuration_names_sizes_and_what_is_enforced() -> None:
@@ -165,10 +165,10 @@ def test_columns_of_later_releases_are_found_by_their_heads() -> None:
 
 
 def test_a_site_without_accounting_still_tells_its_sizes() -> None:
-    limits = site.parse(CONFIG, PARTITIONS, NODES, "", "", "", user="ada")
+    limits = site.parse(CONFIG, PARTITIONS, NODES, "", "", "", "", user="ada")
     assert limits.tasks_per_array == 1001
     assert (limits.associations, limits.accounts, limits.qos) == ((), (), ())
 
 
 def test_a_site_that_answers_nothing_sets_no_limits() -> None:
-    assert site.parse("", "", "", "", "", "", user="ada") == Limits()
+    assert site.parse("", "", "", "", "", "", "", user="ada") == Limits()

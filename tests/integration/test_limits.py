@@ -190,6 +190,18 @@ def test_limits_that_were_read_lately_refuse_nothing_that_is_allowed_by_now(
     sweep.ask("check", "sweep.yaml")
 
 
+def busy(make_sweep: MakeSweep, workers: int, **resources: object) -> Sweep:
+    """A sweep with more to do than so many workers will have done when its test ends."""
+    return make_sweep(
+        "journal",
+        mode="async",
+        workers=workers,
+        budget={"trials": 500},
+        objective_args={"seconds": 3.0, "steps": 2},
+        resources=resources,
+    )
+
+
 def advised(sweep: Sweep) -> dict[str, Any]:
     """The only delay of a study."""
     (delay,) = sweep.ask_json("why", "a-study")["delays"]
@@ -230,14 +242,7 @@ def test_with_the_walltime_that_why_computes_all_workers_run_at_once(
     if factor > 1:
         slurm.ask("sacctmgr", "-i", "add", "qos", qos, f"UsageFactor={factor}")
         slurm.ask("sacctmgr", "-i", "modify", "account", account, "set", f"qos+={qos}")
-    sweep = make_sweep(
-        "journal",
-        mode="async",
-        workers=8,
-        budget={"trials": 500},
-        objective_args={"seconds": 3.0, "steps": 2},
-        resources={"time": "2h", "account": account, "qos": qos, "gpus": 1},
-    )
+    sweep = busy(make_sweep, 8, time="2h", account=account, qos=qos, gpus=1)
     (note, *_) = sweep.ask_json("check", "sweep.yaml")["notes"]
     assert note.startswith(
         f"of 8 workers {at_first} run at once: account {account} may have 240 GPU-minutes running"
@@ -266,14 +271,7 @@ def test_with_the_walltime_that_why_computes_those_that_wait_start_beside_the_ot
     make_sweep: MakeSweep, slurm: Slurm
 ) -> None:
     slurm.add_account("billing", "GrpTRESRunMins=billing=300")
-    sweep = make_sweep(
-        "journal",
-        mode="async",
-        workers=6,
-        budget={"trials": 500},
-        objective_args={"seconds": 3.0, "steps": 2},
-        resources={"time": "70m", "account": "billing", "gpus": 1},
-    )
+    sweep = busy(make_sweep, 6, time="70m", account="billing", gpus=1)
     sweep.submit()
     wait_for(lambda: "AssocGrpBillingRunMinutes" in sweep.ask("why"), 60, "Slurm says why")
     wait_for(lambda: states(slurm, "billing").count("RUNNING") == 4, 60, "four workers run")
@@ -290,14 +288,7 @@ def test_with_the_walltime_that_why_computes_all_workers_fit_into_what_is_left_o
     make_sweep: MakeSweep, slurm: Slurm
 ) -> None:
     slurm.add_account("granted", "GrpTRESMins=gres/gpu=240")
-    sweep = make_sweep(
-        "journal",
-        mode="async",
-        workers=8,
-        budget={"trials": 500},
-        objective_args={"seconds": 3.0, "steps": 2},
-        resources={"time": "2h", "account": "granted", "gpus": 1},
-    )
+    sweep = busy(make_sweep, 8, time="2h", account="granted", gpus=1)
     left = "account granted has 240 of 240 GPU-minutes left (GrpTRESMins)"
     (note, *_) = sweep.ask_json("check", "sweep.yaml")["notes"]
     assert note.startswith(f"of 8 workers 2 run at once: {left}, one asks for 120")
@@ -330,14 +321,7 @@ def test_under_the_qos_that_why_names_all_workers_run_at_once(
     where = ("where", "name=root", "account=choice")
     qos = ("qos=tight,scavenge", "defaultqos=tight")
     slurm.ask("sacctmgr", "-i", "modify", "user", *where, "set", *qos)
-    sweep = make_sweep(
-        "journal",
-        mode="async",
-        workers=3,
-        budget={"trials": 500},
-        objective_args={"seconds": 3.0, "steps": 2},
-        resources={"time": "10m", "account": "choice"},
-    )
+    sweep = busy(make_sweep, 3, time="10m", account="choice")
     sweep.submit()
     wait_for(lambda: "QOSGrpCpuLimit" in sweep.ask("why"), 60, "Slurm says why")
     wait_for(lambda: states(slurm, "choice").count("RUNNING") == 1, 60, "one worker runs")

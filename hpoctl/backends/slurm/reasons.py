@@ -235,7 +235,7 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits
         return f"{alone}; {allowance(cap)}: {end}", never, tuple(_smaller(cap, waiting, cap.value))
     ours = _taken(cap, [other for other in counted if other.array in own])
     asks = f"{_workers(waiting, cap)} ask for {_amount(cost * waiting.tasks, cap)}"
-    text = f"{asks}; {allowance(cap)}, and {taken:,.10g} are taken"
+    text = f"{asks}; {allowance(cap)}, and {taken:,.10g} {'is' if taken == 1 else 'are'} taken"
     if ours:
         text += f" ({f'{ours:,.10g}' if taken > ours else 'all'} by this study)"
     free = cap.value - taken

@@ -5,6 +5,8 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 # Many tests wait for servers most of the time, so more of them run than there are cores.
 JOBS   ?= 4
+# pip compiles nothing: modules are compiled once, when they are first loaded, and few of torch's are.
+unexport PYTHONDONTWRITEBYTECODE
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo test check services clean

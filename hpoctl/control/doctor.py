@@ -6,10 +6,12 @@ import json
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _VARIABLE = "HPOCTL_STORAGE"
 _SLOW_MS = 50
 _LITTLE_GB = 1.0
+_LARGE = ("torch", "transformers")
 
 
 def examine(sweep_file: Path | None, *, job: bool) -> tuple[Finding, ...]:
@@ -38,6 +41,8 @@ def examine(sweep_file: Path | None, *, job: bool) -> tuple[Finding, ...]:
     sweep = config.load(sweep_file) if sweep_file is not None else None
     keys = _keys(sweep)
     here = [*checkup.look_over(), *_folders(), *_password_files(), *_storage(keys)]
+    if sweep is None or (sweep.resources.python is None and sweep.resources.container is None):
+        here += _compiled()
     if sweep is not None:
         here += checkup.look_at(sweep)
     there = checkup.try_a_job(Path.cwd(), sweep, _asks(keys)) if job else ()
@@ -93,6 +98,27 @@ def _folders() -> Iterator[Finding]:
             yield warning(what, f"{folder} has {free_gb:.2g} GB left", "delete, or go elsewhere")
         else:
             yield ok(what, f"{folder} can be written, {free_gb:,.0f} GB left")
+
+
+def _compiled() -> Iterator[Finding]:
+    """Whether each start of a worker compiles large packages anew, as nothing keeps the result."""
+    sources = [spec.origin for name in _LARGE if (spec := find_spec(name)) and spec.origin]
+    for source in sources:
+        name, kept = Path(source).parent.name, Path(cache_from_source(source))
+        folder = next(parent for parent in kept.parents if parent.exists())
+        anew = "each start of a worker compiles it anew"
+        if kept.exists():
+            continue
+        if sys.dont_write_bytecode:
+            text = f"{name} is not, and PYTHONDONTWRITEBYTECODE keeps it so: {anew}"
+            yield warning("compiled", text, "unset PYTHONDONTWRITEBYTECODE")
+            return
+        if not os.access(folder, os.W_OK):
+            text = f"{name} is not, and {folder} cannot be written: {anew}"
+            yield warning("compiled", text, "export PYTHONPYCACHEPREFIX=~/.cache/pycache")
+            return
+    if sources:
+        yield ok("compiled", f"{' and '.join(_LARGE)} are compiled once, if they are not yet")
 
 
 def _password_files() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from apptainer import APPTAINER
 from conftest import Hpoctl
 from servers import Slurm
@@ -73,6 +74,19 @@ def test_what_fails_is_code_3_with_a_way_out_and_no_password(hpoctl: Hpoctl, slu
 def test_a_database_is_measured(hpoctl: Hpoctl, slurm: Slurm, database_url: str) -> None:
     hpoctl.env.update({**slurm.env, "HPOCTL_STORAGE": database_url})
     assert "ms a trip" in found(hpoctl)["storage"]["text"]
+
+
+def test_packages_that_each_worker_would_compile_anew_are_a_warning(
+    hpoctl: Hpoctl, slurm: Slurm, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    none_yet = {"PYTHONPYCACHEPREFIX": str(tmp_path / "kept"), "PYTHONDONTWRITEBYTECODE": ""}
+    hpoctl.env.update({**slurm.env, **none_yet})
+    assert found(hpoctl)["compiled"]["level"] == "ok", "it will be compiled at the first start"
+    hpoctl.env["PYTHONDONTWRITEBYTECODE"] = "1"
+    anew = found(hpoctl)["compiled"]
+    assert (anew["level"], anew["way"]) == ("warning", "unset PYTHONDONTWRITEBYTECODE")
+    assert "each start of a worker compiles it anew" in anew["text"]
 
 
 def test_without_slurm_the_way_out_is_the_local_backend(hpoctl: Hpoctl, tmp_path: Path) -> None:

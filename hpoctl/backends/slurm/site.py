@@ -76,7 +76,8 @@ def answers(user: str) -> list[str | None]:
     with ThreadPoolExecutor(len(questions)) as at_once:
         said = list(at_once.map(_answer, questions))
     grants_left = grants.question(_told(*(text or "" for text in said), user=user))
-    return [*said, "" if grants_left is None else _answer(grants_left)]
+    # Some sites show users no one's usage: that is not asked again at every command.
+    return [*said, (_answer(grants_left) if grants_left else None) or ""]
 
 
 def _answer(question: list[str]) -> str | None:

@@ -67,6 +67,19 @@ def test_a_site_without_accounting_is_kept_too(calls: Path, fake_program: FakePr
     assert asked(calls) == 6
 
 
+def test_a_site_that_shows_nobody_what_is_used_is_kept_without_its_grants(
+    calls: Path, fake_program: FakeProgram
+) -> None:
+    qos = "case \"$*\" in *'show qos'*) printf 'Name|GrpTRESMins\nnormal|cpu=9\n';; esac"
+    denied = "case \"$*\" in *assoc_mgr*) echo 'Access/permission denied' >&2; exit 1;; esac"
+    fake_program("sacctmgr", f"echo sacctmgr >> {calls}; {qos}")
+    fake_program("scontrol", f"echo scontrol >> {calls}; {denied}; {CONFIG}")
+    first = kept.read(0.0)
+    assert [(known.name, known.caps) for known in first.qos] == [("normal", ())]
+    assert kept.read(0.0) == first
+    assert asked(calls) == 7
+
+
 def test_a_file_that_is_torn_or_cannot_be_written_costs_a_question(
     calls: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,8 @@ class Cap:
     """One limit: `name` in the batch system's words, `holder` in ours, such as 'account lab'.
 
     It counts the tasks of `accounts` (empty: of all) under `qos` (None: under any), of all users or
-    only of this one. Two caps of one `kind` do not add up: the one that comes first wins.
+    only of this one. That of a partition's QOS counts those in `partitions`, of any QOS.
+    Two caps of one `kind` do not add up: the one that comes first wins.
 
     Of a grant `value` is what is left, and `granted` what there was.
     """
@@ -54,6 +55,7 @@ class Cap:
     accounts: tuple[str, ...] = ()
     qos: str | None = None
     mine: bool = False
+    partitions: tuple[str, ...] = ()
     granted: int | None = None
 
     @property
@@ -292,7 +294,7 @@ def caps(limits: Limits, ask: Demand, partition: str | None) -> tuple[Cap, ...]:
         return _cluster_caps(limits)
     known = {qos.name: qos for qos in limits.qos}
     where = partition_named(limits, partition) if partition else None
-    of_partition = known.get(where.qos) if where and where.qos else None
+    of_partition = _of_partition(limits, known.get(where.qos)) if where and where.qos else None
     of_job = known.get(quality(limits, ask, partition) or "")
     both = [qos for qos in (of_partition, of_job) if qos is not None]
     if of_job is not None and "OverPartQOS" in of_job.flags:
@@ -304,6 +306,18 @@ def caps(limits: Limits, ask: Demand, partition: str | None) -> tuple[Cap, ...]:
             strong.setdefault(cap.kind, replace(cap, accounts=whose))
     weak = [cap for cap in _association_caps(limits, ask, partition) if cap.kind not in strong]
     return (*strong.values(), *weak, *_cluster_caps(limits))
+
+
+def _of_partition(limits: Limits, qos: Qos | None) -> Qos | None:
+    """A QOS as that of the partitions which have it for all their tasks."""
+    if qos is None:
+        return None
+    names = tuple(p.name for p in limits.partitions if p.qos == qos.name)
+    of = f"of partition {' and '.join(names)}"
+    return replace(
+        qos,
+        caps=tuple(replace(cap, holder=f"{cap.holder} {of}", partitions=names) for cap in qos.caps),
+    )
 
 
 def _association_caps(limits: Limits, ask: Demand, partition: str | None) -> Iterator[Cap]:

@@ -200,7 +200,7 @@ def test_the_qos_of_a_partition_wins_over_the_qos_of_the_job_unless_that_overrul
     own = Qos(name="high", caps=(cap("MaxWall", Measure.WALLTIME, 600, holder="QOS high"),))
     gpu = replace(SITE.partitions[0], qos="part")
     limits = replace(SITE, partitions=(gpu,), qos=(strict, own))
-    assert "QOS part allows 1h" in refusal(limits, time="2h", qos="high")
+    assert "QOS part of partition gpu allows 1h" in refusal(limits, time="2h", qos="high")
     over = replace(own, flags=("OverPartQOS",))
     fit.refuse(
         Resources.model_validate({"time": "2h", "qos": "high"}), replace(limits, qos=(strict, over))

@@ -337,6 +337,30 @@ def test_under_the_qos_that_why_names_all_workers_run_at_once(
         sweep.ask("cancel", "a-study")
 
 
+def test_the_qos_of_a_partition_counts_all_that_runs_there(
+    make_sweep: MakeSweep, slurm: Slurm
+) -> None:
+    slurm.ask("sacctmgr", "-i", "add", "qos", "of-short", "GrpTRES=cpu=2")
+    slurm.ask("scontrol", "update", "partitionname=short", "qos=of-short")
+    sweep = busy(make_sweep, 3, time="5m", account="lab", partition="short")
+    limit = "QOS of-short of partition short may use 2 CPU at once (GrpTRES)"
+    try:
+        (note, *_) = sweep.ask_json("check", "sweep.yaml")["notes"]
+        assert note == f"of 3 workers 2 run at once: {limit}"
+        sweep.submit()
+        wait_for(lambda: "QOSGrpCpuLimit" in sweep.ask("why"), 60, "Slurm says why")
+        assert advised(sweep)["text"] == (
+            f"1 worker x 5m x 1 CPU asks for 1 CPU; {limit}, and 2 are taken (all by this study)"
+        )
+        away = advised(sweep)["changes"][-1]
+        assert away["effect"] == "partition gpu has room: 1 idle node"
+        follow(sweep, away)
+        wait_for(lambda: states(slurm, "lab") == ["RUNNING"] * 3, 60, "all three run")
+    finally:
+        sweep.ask("cancel", "a-study")
+        slurm.ask("scontrol", "update", "partitionname=short", "qos=")
+
+
 def test_tasks_that_wait_are_explained_each_by_its_own_reason(
     make_sweep: MakeSweep, slurm: Slurm
 ) -> None:

@@ -84,9 +84,16 @@ def of_arrays(ids: Sequence[str]) -> tuple[Job, ...]:
         raise
 
 
-def counted(cap: Cap) -> tuple[Job, ...]:
-    """The running tasks that count against a limit, of whoever they are."""
-    return tuple(job for job in _jobs(scope(cap)) if job.running)
+def running() -> tuple[Job, ...]:
+    """All running tasks of the cluster, of whoever they are, as far as it shows them."""
+    return tuple(job for job in _jobs([]) if job.running)
+
+
+def counts(job: Job, cap: Cap, user: str) -> bool:
+    """Whether a task counts against a limit of this user's."""
+    under = job.partition in cap.partitions if cap.partitions else cap.qos in (None, job.qos)
+    of_account = not cap.accounts or job.account in cap.accounts
+    return under and of_account and (not cap.mine or job.user == user)
 
 
 def scope(cap: Cap) -> list[str]:
@@ -94,7 +101,8 @@ def scope(cap: Cap) -> list[str]:
     return [
         *(["--me"] if cap.mine else []),
         *([f"--account={','.join(cap.accounts)}"] if cap.accounts else []),
-        *([f"--qos={cap.qos}"] if cap.qos else []),
+        *([f"--partition={','.join(cap.partitions)}"] if cap.partitions else []),
+        *([f"--qos={cap.qos}"] if cap.qos and not cap.partitions else []),
     ]
 
 

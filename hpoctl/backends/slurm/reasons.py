@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from hpoctl.backends.slurm import jobs as queue
 from hpoctl.backends.slurm import kept
@@ -85,14 +86,12 @@ def read(ids: Sequence[str]) -> tuple[Delay, ...]:
     jobs = queue.of_arrays(ids)
     if all(job.running for job in jobs):
         return ()
-    known: dict[Cap, tuple[Job, ...]] = {}
+    limits, running = kept.read(time.time()), cache(queue.running)
 
     def used(cap: Cap) -> Sequence[Job]:
-        if cap not in known:
-            known[cap] = queue.counted(cap)
-        return known[cap]
+        return [job for job in running() if queue.counts(job, cap, limits.user)]
 
-    return explain(jobs, kept.read(time.time()), used)
+    return explain(jobs, limits, used)
 
 
 def explain(jobs: Sequence[Job], limits: Limits, used: Used) -> tuple[Delay, ...]:
@@ -234,7 +233,8 @@ def _held_by(cap: Cap, waiting: _Waiting, counted: Sequence[Job], limits: Limits
         end = "they never start" if never else "they wait until there is more"
         return f"{alone}; {allowance(cap)}: {end}", never, tuple(_smaller(cap, waiting, cap.value))
     ours = _taken(cap, [other for other in counted if other.array in own])
-    asks = f"{_workers(waiting, cap)} ask for {_amount(cost * waiting.tasks, cap)}"
+    verb = "asks" if waiting.tasks == 1 else "ask"
+    asks = f"{_workers(waiting, cap)} {verb} for {_amount(cost * waiting.tasks, cap)}"
     text = f"{asks}; {allowance(cap)}, and {taken:,.10g} {'is' if taken == 1 else 'are'} taken"
     if ours:
         text += f" ({f'{ours:,.10g}' if taken > ours else 'all'} by this study)"

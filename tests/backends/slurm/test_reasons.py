@@ -245,6 +245,36 @@ def test_idle_nodes_that_such_a_task_could_never_use_are_no_way_out(
     ]
 
 
+@pytest.mark.parametrize(
+    ("limit", "counted"),
+    [
+        (Cap(name="a", holder="", measure=Measure.JOBS, value=1), "abcd"),
+        (Cap(name="a", holder="", measure=Measure.JOBS, value=1, accounts=("sub",)), "abd"),
+        (Cap(name="a", holder="", measure=Measure.JOBS, value=1, mine=True), "ad"),
+        (Cap(name="a", holder="", measure=Measure.JOBS, value=1, qos="high"), "b"),
+        (
+            Cap(
+                name="a",
+                holder="",
+                measure=Measure.JOBS,
+                value=1,
+                qos="high",
+                partitions=("spare",),
+            ),
+            "d",
+        ),
+    ],
+)
+def test_tasks_count_against_a_limit_by_account_user_and_qos(limit: Cap, counted: str) -> None:
+    running = {
+        "a": RUNNING,
+        "b": replace(RUNNING, user="eve", qos="high"),
+        "c": replace(RUNNING, user="eve", account="other"),
+        "d": replace(RUNNING, partition="spare"),
+    }
+    assert [name for name, job in running.items() if jobs.counts(job, limit, "root")] == [*counted]
+
+
 def elsewhere(limits: Limits, *, others: Sequence[Job] = ()) -> list[Change]:
     """What is offered to 15 tasks beside a smaller walltime, where `others` run in all of it."""
     queue = [replace(PENDING, reason="QOSGrpGRESRunMinutes")] * 15

@@ -1,4 +1,4 @@
-"""A site's limits, kept for some minutes in the user's state folder: six commands or seven less a command.
+"""A site's limits, kept for some minutes in the user's state folder: it saves up to seven commands.
 
 What is kept may be old: nothing is refused by it before Slurm was asked again (`newer_than`).
 """

@@ -47,10 +47,12 @@ def other_nodes(job: Job, limits: Limits) -> list[Offer]:
 
 def _qualities(job: Job, limits: Limits) -> Iterator[tuple[Demand, Offer]]:
     row = association(limits, job.demand, job.demand.partitions[0])
-    for qos in limits.qos:
+    for qos in sorted(limits.qos, key=lambda qos: (bool(qos.preempts), qos.usage_factor)):
         if row is None or qos.name not in row.qos or qos.name == job.qos:
             continue
         text = f"under QOS {qos.name} no limit holds them back"
+        if qos.preempts:
+            text += f"; they may preempt jobs of QOS {' and '.join(qos.preempts)}"
         if over := [other.name for other in limits.qos if qos.name in other.preempts]:
             text += f"; jobs of QOS {' and '.join(over)} may preempt them"
         if qos.usage_factor != 1:

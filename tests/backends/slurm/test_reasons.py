@@ -363,6 +363,19 @@ def test_another_qos_without_the_limit_is_offered_with_its_price() -> None:
     assert not change.drain
 
 
+def test_of_several_the_qos_that_costs_least_is_offered_and_one_that_preempts_says_so() -> None:
+    high, dear = Qos(name="high", preempts=("normal",)), Qos(name="dear", usage_factor=2)
+    here = with_qos(high, QOS_RUN_MINUTES)
+    row = Association(account="sub", qos=("normal", "high", "dear", "cheap"))
+    limits = replace(here, associations=(row,), qos=(here.qos[0], high))
+    (change,) = elsewhere(limits)
+    assert change.effect.endswith("; they may preempt jobs of QOS normal")
+    (change,) = elsewhere(replace(limits, qos=(*limits.qos, dear)))
+    assert change.effect.startswith("under QOS dear")
+    (change,) = elsewhere(replace(limits, qos=(*limits.qos, dear, Qos(name="cheap"))))
+    assert change.effect == "under QOS cheap no limit holds them back"
+
+
 @pytest.mark.parametrize(
     ("of_qos", "others"),
     [

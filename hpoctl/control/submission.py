@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -138,12 +138,31 @@ def _check_objective(request: Request, sweep: Sweep) -> None:
         searched = any(name.split(".")[0] == group for name in sweep.search_space.parameters)
         if place in ("metrics", "constraints", "objective") or not said:
             key = place if said else "objective_args"
-        elif group in sweep.objective_args and place not in sweep.search_space.parameters:
+        elif group in sweep.objective_args and (
+            place not in sweep.search_space.parameters or _is_well_without(sweep, place)
+        ):
             key = f"objective_args.{place}"
         else:
             key = f"search_space.{place}" if searched else f"objective_args.{place}"
         text = said or str(wrong)
         raise config.complain(request.sweep_file, request.overrides, key, text) from wrong
+
+
+def _is_well_without(sweep: Sweep, place: str) -> bool:
+    """Whether an objective of ours could use the sweep without a value of its `objective_args`."""
+    from hpoctl import objectives
+
+    group, _, name = place.partition(".")
+    given = sweep.objective_args.get(group)
+    if not isinstance(given, Mapping) or name not in given:
+        return False
+    others = {key: value for key, value in given.items() if key != name}
+    args = {**sweep.objective_args, group: others}
+    try:
+        objectives.check(sweep.model_copy(update={"objective_args": args}))
+    except (ValueError, Infeasible):
+        return False
+    return True
 
 
 def _objective_notes(sweep: Sweep, home: Path) -> tuple[str, ...]:

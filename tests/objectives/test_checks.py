@@ -77,6 +77,7 @@ def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
             "training.lr: is '1e-4', but must be a number: write 1e-4, ",
         ),
         ("max_steps: 3", "batch_size: 0", "7: objective_args.training.batch_size: is 0, but must"),
+        ("max_steps: 3", "learning_rate: -1", "7: objective_args.training.learning_rate: is -1"),
         ("max_steps: 3", "seed: 1", "7: objective_args.training.seed: is always the trial's seed"),
         (
             "max_steps: 3",

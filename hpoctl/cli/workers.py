@@ -44,11 +44,12 @@ def list_(study: str, form: str) -> None:
 @workers.command()
 @click.argument("study")
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
-def trust(study: str, nodes: tuple[str, ...]) -> None:
+@formatted
+def trust(study: str, nodes: tuple[str, ...], form: str) -> None:
     """Let trials of STUDY run again on nodes that it avoids, once they are mended."""
     control.trust_nodes(study, nodes)
+    output.show_workers(control.read_status(study), Format(form))
     output.say(f"'{study}' uses {' and '.join(nodes)} again")
-    output.suggest(f"workers list {output.shell_word(study)}")
 
 
 @workers.command()

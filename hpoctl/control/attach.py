@@ -207,7 +207,8 @@ def drain_workers(study: str) -> None:
 def trust_nodes(study: str, nodes: Sequence[str]) -> None:
     """Lets trials run again on nodes that the study avoids, also those of tasks that wait.
 
-    Raises StudyError, before anything is changed, for a node that it does not avoid.
+    Raises StudyError, before anything is changed, for a node that it does not avoid, and
+    BatchSystemError.
     """
     opened = open_run(study)
     opened.refuse_strangers()
@@ -217,11 +218,11 @@ def trust_nodes(study: str, nodes: Sequence[str]) -> None:
         if node not in avoided:
             known = nearest(node, [*avoided]) if avoided else "it avoids none"
             raise StudyError(f"study '{opened.run.study}' does not avoid node '{node}'; {known}")
-    for node in nodes:
-        past.trust(node)
-    if opened.run.backend is BackendName.SLURM:
+    if opened.run.backend is BackendName.SLURM:  # first, as it may not answer
         rest = [node for node in avoided if node not in nodes]
         slurm.exclude(opened.ids(), rest, opened.sweep(), opened.run_dir)
+    for node in nodes:
+        past.trust(node)
 
 
 def cancel(study: str) -> Submitted:

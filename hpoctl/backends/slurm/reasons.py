@@ -280,13 +280,15 @@ def _shorter(
     if running and waiting.tasks * each * job.minutes <= without_ours:
         yield Change(effect=f"all {waiting.tasks} start {left}", drain=True)
         return
-    many = int(max(1, min(together, held)))
-    then = math.floor(without_ours / (many * each))
+    count = int(max(1, min(together, held)))
+    then = math.floor(without_ours / (count * each))
     if running and then > now:
         time = span(then).replace(" ", "")
-        all_ = f"all {many}" if many == together else f"all {many} that the nodes hold"
+        all_ = f"all {count}" if count == together else f"all {count} that the nodes hold"
         effect = f"with --time {time} {all_} run at once, {left}"
-        yield Change(effect=effect, flags=_instead(waiting, "--time", time, tasks=many), drain=True)
+        yield Change(
+            effect=effect, flags=_instead(waiting, "--time", time, tasks=count), drain=True
+        )
 
 
 def _smaller(cap: Cap, waiting: _Waiting, each: float) -> Iterator[Change]:

@@ -46,8 +46,9 @@ def amounts(caps: tuple[Cap, ...]) -> list[tuple[str, int, int | None]]:
     return [(cap.resource, cap.value, cap.granted) for cap in caps]
 
 
-def test_what_is_used_up_is_taken_off_each_grant() -> None:
-    settled = grants.settle(LIMITS, TOLD)
+@pytest.mark.parametrize("told", [TOLD, TOLD.replace("Lft=2", "Lineage=/gr/")])  # as later releases
+def test_what_is_used_up_is_taken_off_each_grant(told: str) -> None:
+    settled = grants.settle(LIMITS, told)
     of_gr = settled.accounts[0]
     assert amounts(of_gr.caps) == [("", 3, None), ("cpu", 90, 100), ("gres/gpu", 0, 1000)]
     assert amounts(settled.associations[0].caps) == [("cpu", 6, 9)]

@@ -315,7 +315,8 @@ def _caps(given: Sequence[Mapping[str, Any]]) -> tuple[Cap, ...]:
     from hpoctl.limits import Cap, Measure  # few runs have any
 
     def cap(of: Mapping[str, Any]) -> Cap:
-        return Cap(**{**of, "measure": Measure(of["measure"]), "accounts": tuple(of["accounts"])})
+        names = {key: tuple(of.get(key, ())) for key in ("accounts", "partitions")}
+        return Cap(**{**of, "measure": Measure(of["measure"]), **names})
 
     return tuple(cap(of) for of in given)
 
